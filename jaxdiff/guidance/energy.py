@@ -1,0 +1,54 @@
+"""Guidance by a loss of x_0, and plain edits of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.guidance.kernel import Guide, _as_partial, edited, pulled
+from jaxdiff.trees import combine
+from jaxdiff.types import At, Estimate, PyTree, Pull
+
+
+def _downhill(loss: Any, scale: Any, est: Estimate, at: At) -> PyTree:
+    slope = jax.vmap(jax.grad(loss))(est.x0)
+    return combine((-value_at(scale, at), slope))
+
+
+def energy(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Pull:
+    """The pull -scale grad loss(x_0): samples are drawn to p(x) exp(-scale loss(x)), nearly.
+
+    Args:
+      loss: of ONE example x_0 -> scalar; vmapped here.
+      scale: a number, [b], or At -> scalar.
+
+    Yu et al. 2023, FreeDoM, arXiv:2303.09833, eq. (8).
+
+    >>> from jaxdiff import exact, process
+    >>> d = exact.denoiser(exact.gaussian(jnp.zeros(1), jnp.eye(1)), process.edm())
+    >>> guided = pulled(energy(lambda x0: jnp.sum(x0**2) / 2))(d)
+    >>> float(guided(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 - sigma^2 * 1/2 * x_0
+    0.25
+    """
+    return Partial(_downhill, _as_partial(loss), _numeric(scale))
+
+
+def towards(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Guide:
+    """Guide by an energy: pulled(energy(loss, scale))."""
+    return pulled(energy(loss, scale))
+
+
+def _clipped(low: Any, high: Any, est: Estimate, at: At) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, low, high), est.x0)
+
+
+def clip(low: float | Array = -1.0, high: float | Array = 1.0) -> Guide:
+    """Keep x_0 within the value range of the data.
+
+    Ho et al. 2020, arXiv:2006.11239, section 3.3 (clipping as in the official code).
+    """
+    return edited(Partial(_clipped, jnp.asarray(low, float), jnp.asarray(high, float)))

@@ -1,0 +1,217 @@
+"""Times to train at and times to sample at.
+
+Training: a DRAW gives every row of the global batch a number u in (0, 1); a LAW turns u into a
+time, being the quantile function of its distribution. Sampling: a GRID gives n + 1 decreasing times
+from t_max to t_clean; the network is asked at the first n.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, Key, Num
+
+from jaxdiff.process.gaussian import Process, scales, time_of
+from jaxdiff.trees import keys_for
+from jaxdiff.types import number
+
+LARGEST_RATIO = 1e3
+"""sigma/alpha at the second time of a grid that starts at alpha = 0, where the ratio is infinite."""
+
+SMALLEST_RATIO = 2e-3
+"""sigma/alpha at the last time asked, for processes that may be asked at sigma = 0."""
+
+
+def independent(key: Key[Array, ""], rows: Int[Array, " b"]) -> Float[Array, " b"]:
+    """u_i uniform on (0, 1), each row from its own key: it does not depend on the batch size."""
+    bits = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys_for(key, rows))
+    return _fraction(bits)
+
+
+def low_discrepancy(key: Key[Array, ""], rows: Int[Array, " b"]) -> Float[Array, " b"]:
+    """u_i = (u + i / golden ratio) mod 1: evenly spread over every run of rows, jointly random.
+
+    One shared u makes each u_i uniform; the golden rotation spreads any number of consecutive
+    rows almost evenly, so a row need not know the size of the batch, nor its shard.
+
+    Kingma et al. 2021, arXiv:2107.00630, appendix I.1 spreads one batch by i / b in its place.
+
+    >>> u = low_discrepancy(jax.random.key(0), jnp.arange(64))
+    >>> bool(jnp.max(jnp.diff(jnp.sort(u))) < 2.7 / 64)
+    True
+    """
+    golden = jnp.uint32(2654435769)  # 2^32 / golden ratio; integers wrap where floats would round
+    shared = jax.random.bits(key, (), jnp.uint32)
+    return _fraction(shared + rows.astype(jnp.uint32) * golden)
+
+
+def _fraction(bits: Array) -> Array:
+    return (bits >> 8).astype(float) * 2.0**-24 + 2.0**-25
+
+
+def _uniform(process: Process, u: Array) -> Array:
+    return process.t_min + u * (process.t_max - process.t_min)
+
+
+def _log_normal(mean: Array, std: Array, process: Process, u: Array) -> Array:
+    return time_of(process, -2 * (mean + std * ndtri(u)))
+
+
+def _logit_normal(mean: Array, std: Array, process: Process, u: Array) -> Array:
+    return _uniform(process, jax.nn.sigmoid(mean + std * ndtri(u)))
+
+
+uniform_law = Partial(_uniform)
+"""t uniform on [t_min, t_max]."""
+
+
+def _integers(process: Process, u: Array) -> Array:
+    return jnp.minimum(jnp.floor(process.t_min + u * (process.t_max - process.t_min + 1)), process.t_max)
+
+
+integer_law = Partial(_integers)
+"""t uniform on the integers t_min ... t_max: what tables of betas are trained at."""
+
+
+def log_normal(mean: float | Array = -1.2, std: float | Array = 1.2) -> Partial:
+    """log(sigma/alpha) ~ N(mean, std^2), clipped to the process.
+
+    Karras et al. 2022, arXiv:2206.00364, table 1 (P_mean, P_std).
+
+    >>> from jaxdiff.process import edm
+    >>> round(float(log_normal(0.0, 1.0)(edm(), jnp.float32(0.5))), 4)
+    1.0
+    """
+    return Partial(_log_normal, number(mean), number(std))
+
+
+def logit_normal(mean: float | Array = 0.0, std: float | Array = 1.0) -> Partial:
+    """logit of the position in [t_min, t_max] ~ N(mean, std^2).
+
+    Esser et al. 2024, arXiv:2403.03206, eq. (19).
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> float(logit_normal()(rectified_flow(), jnp.float32(0.5)))
+    0.5
+    """
+    return Partial(_logit_normal, number(mean), number(std))
+
+
+def check_steps(n: int) -> None:
+    """Raise ValueError unless n >= 1."""
+    if n < 1:
+        raise ValueError(f"steps={n}: a grid needs at least one step")
+
+
+def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
+    """Refuse a grid that does not decrease; traced grids pass.
+
+    Raises:
+      ValueError: naming the first pair that does not decrease, or fewer than two times.
+
+    >>> check_grid(jnp.array([1.0, 0.5, 0.0]))
+    """
+    if ts.shape[0] < 2:
+        raise ValueError(f"a grid of {ts.shape[0]} times: steps >= 1 need at least two times")
+    if isinstance(ts, jax.core.Tracer):
+        return
+    times = np.asarray(ts)
+    bad = ~(np.diff(times, axis=0) < 0).reshape(len(times) - 1, -1).all(axis=1)
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(
+            f"grid[{i}]={times[i]}, grid[{i + 1}]={times[i + 1]}: times must decrease from noise "
+            "to data; sort them and drop repeats"
+        )
+
+
+def uniform(process: Process, n: int) -> Float[Array, " m"]:
+    """n + 1 times evenly spread from t_max to t_clean; for tables this is 'trailing'.
+
+    Lin et al. 2023, arXiv:2305.08891, table 2 (trailing).
+
+    >>> from jaxdiff.process import from_betas, linear_betas
+    >>> uniform(from_betas(linear_betas()), 4).tolist()
+    [999.0, 749.0, 499.0, 249.0, -1.0]
+    """
+    check_steps(n)
+    return _between(process.t_max, process.t_clean, n + 1)
+
+
+def linspace(process: Process, n: int) -> Float[Array, " m"]:
+    """n times evenly spread from t_max to t_min, then t_clean.
+
+    >>> from jaxdiff.process import from_betas, linear_betas
+    >>> linspace(from_betas(linear_betas()), 4).tolist()
+    [999.0, 666.0, 333.0, 0.0, -1.0]
+    """
+    check_steps(n)
+    return _ended(process, _between(process.t_max, _low(process)[0], n))
+
+
+def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
+    """Tables: times (n-1-i) floor(N/n) + offset, then t_clean.
+
+    Song et al. 2020, arXiv:2010.02502, appendix D.2 (linear selection).
+
+    >>> from jaxdiff.process import from_betas, linear_betas
+    >>> leading(from_betas(linear_betas()), 4).tolist()
+    [750.0, 500.0, 250.0, 0.0, -1.0]
+    """
+    check_steps(n)
+    stride = jnp.floor((process.t_max + 1) / n)
+    return _ended(process, jnp.arange(n - 1, -1, -1) * stride + offset)
+
+
+def uniform_lambda(process: Process, n: int) -> Float[Array, " m"]:
+    """n times evenly spread in log-SNR from t_max to t_min, then t_clean.
+
+    Lu et al. 2022, arXiv:2206.00927, section 3.4.
+    """
+    check_steps(n)
+    high, low = _ratios(process)
+    return _at_ratios(process, jnp.exp(_between(jnp.log(high), jnp.log(low), n)))
+
+
+def karras(process: Process, n: int, rho: float | Array = 7.0) -> Float[Array, " m"]:
+    """n times at sigma/alpha = (max^(1/rho) + i/(n-1) (min^(1/rho) - max^(1/rho)))^rho, then t_clean.
+
+    Karras et al. 2022, arXiv:2206.00364, eq. (5).
+
+    >>> from jaxdiff.process import edm
+    >>> [round(t, 3) for t in karras(edm(), 3).tolist()]
+    [80.0, 2.515, 0.002, 0.0]
+    """
+    check_steps(n)
+    high, low = _ratios(process)
+    return _at_ratios(process, _between(high ** (1 / rho), low ** (1 / rho), n) ** rho)
+
+
+def _between(high: Array, low: Array, n: int) -> Array:
+    return high + jnp.arange(n) * (low - high) / max(n - 1, 1)  # exact where the result is
+
+
+def _ratios(process: Process) -> tuple[Array, Array]:
+    """The largest and smallest sigma/alpha of a grid."""
+    alpha, sigma = scales(process, process.t_max)
+    high = jnp.where(alpha * LARGEST_RATIO > sigma, sigma / alpha, LARGEST_RATIO)
+    return high, _low(process)[1]
+
+
+def _low(process: Process) -> tuple[Array, Array]:
+    """The last time at which to ask, and sigma/alpha there."""
+    alpha, sigma = scales(process, process.t_min)
+    asked = sigma > SMALLEST_RATIO * alpha * 0.5
+    ratio = jnp.where(asked, sigma / alpha, SMALLEST_RATIO)
+    return jnp.where(asked, process.t_min, time_of(process, -2 * jnp.log(ratio))), ratio
+
+
+def _at_ratios(process: Process, ratios: Array) -> Array:
+    """Times of the given sigma/alpha, the first put at t_max exactly."""
+    ts = time_of(process, -2 * jnp.log(ratios))
+    return _ended(process, ts.at[0].set(process.t_max))
+
+
+def _ended(process: Process, ts: Array) -> Array:
+    return jnp.concatenate([ts.astype(float), process.t_clean.reshape(1)])

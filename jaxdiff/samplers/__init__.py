@@ -1,0 +1,38 @@
+"""How to walk: the one loop, its solvers and corrections; Diffrax loads on first use."""
+
+from typing import TYPE_CHECKING, Any
+
+from jaxdiff.samplers.corrections import after, through
+from jaxdiff.samplers.ddim import ddim, ddpm, euler
+from jaxdiff.samplers.dpmpp import dpmpp_2m
+from jaxdiff.samplers.heun import heun
+from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.start import sample
+
+if TYPE_CHECKING:
+    from jaxdiff.samplers.continuous import integrate
+
+
+def __getattr__(name: str) -> Any:
+    if name == "integrate":
+        from jaxdiff.samplers.continuous import integrate
+
+        return integrate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "after",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler",
+    "grid",
+    "heun",
+    "integrate",
+    "renoise",
+    "run",
+    "sample",
+    "through",
+    "travel",
+]
