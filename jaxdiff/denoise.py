@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
 
@@ -28,7 +29,7 @@ from jaxdiff.process import (
 )
 from jaxdiff.process.gaussian import Time, _derivative
 from jaxdiff.trees import combine, size
-from jaxdiff.types import NOWHERE, At, Estimate, Now, PyTree, number, record
+from jaxdiff.types import NOWHERE, At, Estimate, Now, PyTree, Scalar, number, record
 
 Number = float | int | Array | Callable[[At], Array]
 """A number in a guide: a scalar, one per sample [b], or a function of the point `At`."""
@@ -105,7 +106,7 @@ def model(
     process: Process,
     wiring: Wiring,
     *,
-    span: tuple[float, float] | None = (-1.0, 1.0),
+    span: tuple[Scalar, Scalar] | None = (-1.0, 1.0),
 ) -> Model:
     """The one door: a network, its parameters, its process and its wiring become a model.
 
@@ -139,7 +140,7 @@ def _check_span(span: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
     if span is None:
         return None
     low, high = number(span[0]), number(span[1])
-    if not isinstance(low, jax.core.Tracer) and not float(low) < float(high):
+    if not isinstance(low, Tracer) and not float(low) < float(high):
         raise ValueError(f"span={span}: give (low, high) with low < high, e.g. (-1.0, 1.0)")
     return low, high
 
@@ -158,7 +159,7 @@ def check_range(x: PyTree, span: tuple[Array, Array] | None, name: str) -> None:
                 f"{name} has dtype {leaf.dtype}: samples are floating point; scale integer pixels "
                 "to the model's value range first"
             )
-        if isinstance(leaf, jax.core.Tracer) or leaf.size == 0:
+        if isinstance(leaf, Tracer) or leaf.size == 0:
             continue
         low, high = float(jnp.min(leaf)), float(jnp.max(leaf))
         if low != low or high != high:
@@ -233,7 +234,10 @@ def _numeric(value: Number) -> Any:
 
 def value_at(weight: Any, at: At) -> Array:
     """The number that a guide's argument is at this point: itself, or its function of `at`."""
-    return weight(at) if callable(weight) else weight
+    if callable(weight):
+        answer: Any = weight(at)
+        return answer
+    return number(weight)
 
 
 def _mixed(fn: Any, conds: Any, weights: Any, process: Any, x: Any, t: Any, now: Any) -> Estimate:
@@ -264,7 +268,7 @@ def _interleave(trees: list[PyTree], b: int) -> PyTree:
 
     def stack(*leaves: Any) -> Array:
         full = [jnp.asarray(leaf) for leaf in leaves]
-        full = [jnp.broadcast_to(a, (b, *a.shape[1:])) if a.ndim else jnp.full((b,), a) for a in full]
+        full = [jnp.broadcast_to(a, (b, *a.shape[1:])) for a in full]
         shape = jnp.broadcast_shapes(*(a.shape for a in full))
         stacked = jnp.stack([jnp.broadcast_to(a, shape) for a in full], axis=1)
         return stacked.reshape(b * len(full), *stacked.shape[2:])
@@ -277,8 +281,8 @@ def _widen(now: Any, r: int) -> Any:
     if not isinstance(now, Now):
         return now
     repeat = lambda tree: jax.tree.map(lambda leaf: jnp.repeat(leaf, r, axis=0), tree)  # noqa: E731
-    times = [t if jnp.ndim(t) == 0 else repeat(t) for t in (now.t, now.s)]
-    return Now(*times, now.i, now.n, repeat(now.key), repeat(now.memory))
+    t, s = (t if jnp.ndim(t) == 0 else repeat(t) for t in (now.t, now.s))
+    return now._replace(t=t, s=s, key=repeat(now.key), memory=repeat(now.memory))
 
 
 def _one_minus(weight: Any, at: At) -> Array:
@@ -336,7 +340,9 @@ def all_memories(memories: Sequence[Callable[..., Any] | None]) -> Callable[...,
 def blend(denoisers: Sequence[Denoiser], weights: Sequence[Number]) -> Denoiser:
     """x_0 = sum_k w_k x_0^(k)(x_t) of different networks on one process, one call each.
 
-    Autoguidance is blend((weak, strong), (1 - w, w)): Karras et al. 2024, arXiv:2406.02507, eq. (3).
+    Autoguidance is blend((weak, strong), (1 - w, w)).
+
+    Karras et al. 2024, arXiv:2406.02507, eq. (3).
 
     Raises:
       ValueError: if there are not as many weights as denoisers.
@@ -359,7 +365,7 @@ def _rebased(fn: Any, old: Any, new: Any, x: Any, t: Any, now: Any) -> Estimate:
 def rebase(denoise: Denoiser, process: Process) -> Denoiser:
     """The same denoiser for samples of another process: the frame changes, the knowledge does not.
 
-    E[x_0 | x'_t'] = denoise(c x', t) with SNR(t) = SNR'(t') and c = |(alpha, sigma)|/|(alpha', sigma')|.
+    E[x_0 | x'_t'] = denoise(c x', t), SNR(t) = SNR'(t'), c = |(alpha, sigma)|/|(alpha', sigma')|.
     Where the new process leaves the noise range of the old one, the nearer end is used.
 
     Karras et al. 2022, arXiv:2206.00364, section 2 and appendix C.
@@ -392,21 +398,3 @@ def velocity(denoise: Denoiser, x: PyTree, t: Time, now: Any = NOWHERE) -> PyTre
     on_x = slope / sigma
     on_x0 = _derivative(process.alpha, number(t))[1] - on_x * alpha
     return combine((on_x, x), (on_x0, x0))
-
-
-__all__ = [
-    "Denoiser",
-    "Model",
-    "bind",
-    "blend",
-    "cfg",
-    "check_range",
-    "mix",
-    "model",
-    "noise",
-    "predict",
-    "rebase",
-    "score",
-    "value_at",
-    "velocity",
-]

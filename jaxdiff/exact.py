@@ -24,7 +24,7 @@ from jaxdiff.types import Estimate, number, record
 
 @record
 class Mixture:
-    """sum_k w_k N(means_k, U_k diag(values_k) U_k^T): logits [k], means [k,d], values [k,d], U [k,d,d]."""
+    """sum_k w_k N(means_k, U_k diag(values_k) U_k^T), U_k the `vectors`, log w_k the `logits`."""
 
     logits: Float[Array, " k"]
     means: Float[Array, "k d"]
@@ -34,7 +34,7 @@ class Mixture:
 
 @record
 class Points:
-    """sum_k w_k delta(points_k): logits [k], points [k, d]."""
+    """sum_k w_k delta(points_k), log w_k the `logits`."""
 
     logits: Float[Array, " k"]
     points: Float[Array, "k d"]
@@ -59,7 +59,8 @@ def mixture(weights: Array, means: Array, covs: Array) -> Mixture:
     [0.0]
     """
     weights, means, covs = number(weights), number(means), number(covs)
-    if means.ndim != 2 or covs.shape != (*means.shape, means.shape[-1]) or weights.shape != means.shape[:1]:
+    k, d = means.shape if means.ndim == 2 else (-1, -1)
+    if weights.shape != (k,) or covs.shape != (k, d, d):
         raise ValueError(
             f"weights {weights.shape}, means {means.shape}, covs {covs.shape}: shapes [k], [k, d], "
             "[k, d, d] are needed"
@@ -133,7 +134,8 @@ def log_density(
     """log p_t(x), exact, in nats.
 
     >>> from jaxdiff.process import edm
-    >>> round(float(log_density(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.zeros((1, 1)), 0.0)[0]), 4)
+    >>> unit = gaussian(jnp.zeros(1), jnp.eye(1))
+    >>> round(float(log_density(unit, edm(), jnp.zeros((1, 1)), 0.0)[0]), 4)
     -0.9189
     """
     alpha, sigma = _batched(process, x, t)

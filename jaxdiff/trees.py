@@ -4,6 +4,7 @@ A sample may be one array [b, ...] or a tree of them ({image, kernel}); a time m
 per sample [b], or a prefix [b, n] of the sample's shape (a level per token). All meets in `fit`.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,7 +39,8 @@ def fit(t: PyTree, x: PyTree) -> PyTree:
 def _fit_leaf(t: Any, leaf: Any) -> Array:
     t = jnp.asarray(t)
     prefix = jnp.shape(leaf)[: t.ndim]
-    if t.ndim > jnp.ndim(leaf) or any(a not in (1, b) for a, b in zip(t.shape, prefix, strict=True)):
+    fits = t.ndim <= jnp.ndim(leaf) and all(a in (1, b) for a, b in zip(t.shape, prefix))
+    if not fits:
         raise ValueError(
             f"a time or coefficient of shape {t.shape} does not fit data of shape "
             f"{jnp.shape(leaf)}: give a scalar, or one number per leading axis, e.g. "
@@ -55,7 +57,7 @@ def combine(*terms: tuple[Any, PyTree]) -> PyTree:
     """
 
     parts = [jax.tree.map(jnp.multiply, fit(c, x), x) for c, x in terms]
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *parts)
+    return jax.tree.map(lambda *leaves: functools.reduce(jnp.add, leaves), *parts)
 
 
 def where(condition: Any, x: PyTree, y: PyTree) -> PyTree:
@@ -75,8 +77,7 @@ def lerp(x: PyTree, y: PyTree, weight: Any) -> PyTree:
 def dots(x: PyTree, y: PyTree) -> Array:
     """Inner products per sample: sums over all axes but the first, and over the leaves; [b]."""
     parts = jax.tree.map(lambda a, b: jnp.sum((a * b).reshape(a.shape[0], -1), axis=1), x, y)
-    leaves = jax.tree.leaves(parts)
-    return sum(leaves[1:], start=leaves[0])
+    return functools.reduce(jnp.add, jax.tree.leaves(parts))
 
 
 def size(x: PyTree) -> int:

@@ -7,7 +7,7 @@ is written down here, so that it can be read in one place.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,18 @@ import jax.numpy as jnp
 PyTree = Any
 """Nested containers of arrays."""
 
+Scalar = float | int | jax.Array
+"""One number of a user's: doors cast it with `number`, so that a new value does not retrace."""
+
 _T = TypeVar("_T")
 
 
+def static(**options: Any) -> Any:
+    """A field of a `record` that belongs to its structure (shapes, orders, sites)."""
+    return field(metadata={"static": True}, **options)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
 def record(cls: type[_T]) -> type[_T]:
     """Make a frozen dataclass of `cls` and register it as a pytree.
 
@@ -31,19 +40,14 @@ def record(cls: type[_T]) -> type[_T]:
     >>> jax.tree.leaves(Pair(1.0))
     [1.0]
     """
-    cls = dataclass(frozen=True, eq=False)(cls)
-    static_names = [f.name for f in fields(cls) if f.metadata.get("static", False)]
-    data_names = [f.name for f in fields(cls) if f.name not in static_names]
-    return jax.tree_util.register_dataclass(cls, data_names, static_names)
-
-
-def static(**options: Any) -> Any:
-    """A field of a `record` that belongs to its structure (shapes, orders, sites)."""
-    return field(metadata={"static": True}, **options)
+    made: Any = dataclass(frozen=True, eq=False)(cls)
+    static_names = [f.name for f in fields(made) if f.metadata.get("static", False)]
+    data_names = [f.name for f in fields(made) if f.name not in static_names]
+    return jax.tree_util.register_dataclass(made, data_names, static_names)
 
 
 def number(value: Any) -> jax.Array:
-    """Cast a number to a floating array of the default precision, so that new values do not retrace.
+    """Cast to a floating array of the default precision, so that new values do not retrace.
 
     >>> number(2).dtype == jnp.zeros(()).dtype
     True
@@ -123,7 +127,7 @@ class Now(NamedTuple):
 
 
 class At(NamedTuple):
-    """The point at which a guide is asked: the noisy `x` at time `t`, with x = alpha x0 + sigma eps.
+    """The point at which a guide is asked: the noisy `x` = alpha x0 + sigma eps at time `t`.
 
     `vjp` takes a cotangent at x0 to the cotangent at x, without a new forward pass.
     """

@@ -1,7 +1,6 @@
 """`import jaxdiff` is nearly free: at most 0.3 s beyond jax, and nothing heavy comes along."""
 
 import importlib
-import importlib.metadata
 import json
 import pathlib
 import subprocess
@@ -72,8 +71,10 @@ def test_dir_lists_the_names():
     assert set(jaxdiff.__all__) <= set(dir(jaxdiff))
 
 
-def test_the_version_is_the_installed_one():
-    assert jaxdiff.__version__ == importlib.metadata.version("jaxdiff")
+def test_the_version_is_the_one_to_cite_and_to_read_about():
+    cited = (_ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {jaxdiff.__version__}\n" in cited
+    assert f"\n## [{jaxdiff.__version__}]" in (_ROOT / "CHANGELOG.md").read_text()
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -39,11 +39,15 @@ def decode(
 
 def fitted(image: Any, size: int | None, channels: int | None) -> UInt8[np.ndarray, "h w c"]:
     """The pixels of an open PIL image in the wanted channels and size; see `decode`."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     image = _in_mode(image, channels)
     if size is not None:
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        # Cropped first: a resize of the region alone would let what lies outside bleed in.
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

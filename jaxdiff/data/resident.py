@@ -61,7 +61,7 @@ def resident(source: Source) -> Resident:
 
 def resident_batch(
     resident: Resident,
-    seed: Key[Array, ""] | int,
+    seed: Key[Array, ""] | Int[Array, ""] | int,
     step: Int[Array | np.ndarray, ""] | int | np.integer,
     batch: int,
     *,
@@ -81,7 +81,8 @@ def resident_batch(
     >>> sorted(int(label) for step in range(3) for label in resident_batch(data, 0, step, 2).cond)
     [0, 1, 2, 3, 4, 5]
     """
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    is_key = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    key = seed if is_key else jax.random.key(seed)
     if rows is None:
         rows = jnp.arange(batch, dtype=jnp.int32)
     n = resident.images.shape[0]

@@ -5,6 +5,7 @@ and `[i]`, so a set may be larger than memory. Nothing is scaled or shuffled her
 """
 
 import lzma
+import warnings
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def arrays(images: Any, labels: Any = None, *, names: tuple[str, ...] = ()) -> S
     `images` [n, h, w, c], uint8 in 0 ... 255 or float in [-1, 1]; `labels` [n] whole numbers from 0
     up, or None; `names` one per class (without: as many classes as the largest label asks for).
     Errors: ValueError for another shape, type or range, NaN (with count and first index), labels
-    that do not fit.
+    that do not fit. A warning for floats that all lie in [0, 1]: half of the range of a model.
 
     >>> arrays(np.zeros((4, 8, 8, 1), np.uint8), [0, 1, 2, 1]).classes
     3
@@ -60,6 +61,7 @@ def arrays(images: Any, labels: Any = None, *, names: tuple[str, ...] = ()) -> S
     images = np.asarray(images)
     check_images(images)
     if images.dtype != np.uint8:
+        _warn_of_half_range(images)
         images = images.astype(np.float32)
     if labels is None:
         return Source(images)
@@ -114,6 +116,16 @@ def check_source(source: Source) -> int:
         if column is not None and len(column) != n:
             raise ValueError(f"source.{name} has {len(column)} rows and source.images {n}")
     return n
+
+
+def _warn_of_half_range(images: np.ndarray) -> None:
+    low, high = float(images.min()), float(images.max())
+    if 0 <= low < high:
+        warnings.warn(
+            f"images has values from {low} to {high} only: models work in [-1, 1]; if these are in "
+            "[0, 1], pass 2 * images - 1",
+            stacklevel=3,
+        )
 
 
 def _check_labels(labels: np.ndarray, n: int) -> np.ndarray:

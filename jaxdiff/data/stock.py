@@ -138,14 +138,13 @@ def _check_image(features: Any, image: str, size: int | None) -> None:
 
 
 def _class_names(features: Any, label: str) -> tuple[str, ...]:
-    names = getattr(features.get(label), "names", None)
-    if names is None:
-        classes = [k for k in features if hasattr(features[k], "names")]
+    classes = {k: features[k].names for k in features if hasattr(features[k], "names")}
+    if label not in classes:
         raise ValueError(
-            f"label={label!r} is no class label of this set; it has {classes or 'none'}: name one, "
-            "or pass label=None"
+            f"label={label!r} is no class label of this set; it has {list(classes) or 'none'}: "
+            "name one, or pass label=None"
         )
-    return tuple(names)
+    return tuple(classes[label])
 
 
 def _open(builder: Any, split: str, decoders: Any = None) -> Any:

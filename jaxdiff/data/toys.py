@@ -104,10 +104,10 @@ def _draw(key: Array, n: int, classes: int, noise: float, point: Callable[..., A
     _check(n, classes, noise)
 
     def one(k: Array) -> tuple[Array, Array]:
-        place, mode, jitter = jax.random.split(k, 3)
-        label = jax.random.randint(mode, (), 0, classes)
-        x = point(jax.random.uniform(place, (2,)), label)
-        return x + noise * jax.random.normal(jitter, (2,)), label
+        u = jax.random.uniform(jax.random.fold_in(k, 0), (3,))
+        label = (classes * u[2]).astype(jnp.int32)
+        x = point(u[:2], label)
+        return x + noise * jax.random.normal(jax.random.fold_in(k, 1), (2,)), label
 
     return jax.vmap(one)(keys_for(key, jnp.arange(n)))
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Number, _numeric, value_at
 from jaxdiff.guidance.kernel import Guide, _as_partial, edited, pulled
 from jaxdiff.trees import combine
-from jaxdiff.types import At, Estimate, PyTree, Pull
+from jaxdiff.types import At, Estimate, Pull, PyTree
 
 
 def _downhill(loss: Any, scale: Any, est: Estimate, at: At) -> PyTree:

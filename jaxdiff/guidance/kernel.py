@@ -11,7 +11,8 @@ PiGDM, eq. (8)). What changes x_0 without the network's Jacobian is an edit.
 How guides combine, for log-likelihoods of measurements y_1, y_2 of one x_0:
 `chain` conditions the already conditioned denoiser, which is right, at 2^k passes for k pulls;
 `add` sums cotangents under one pass, which treats them as if y_1 and y_2 were independent given
-x_t: right for stylistic losses, wrong for measurements; stacking the operators is right and one pass.
+x_t: right for stylistic losses, wrong for measurements; stacking the operators is right, in one
+pass.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from jax.tree_util import Partial
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import scales
 from jaxdiff.trees import combine
-from jaxdiff.types import At, Edit, Estimate, PyTree, Pull
+from jaxdiff.types import At, Edit, Estimate, Pull, PyTree
 
 Guide = Callable[[Denoiser], Denoiser]
 
@@ -140,8 +141,8 @@ def _added(pulls: Any, est: Estimate, at: At) -> PyTree:
 def add(*pulls: Pull) -> Pull:
     """The sum of several pulls under ONE pass: a product of experts, for stylistic losses.
 
-    For two measurements of one image it is wrong, since p(y1, y2 | x_t) is no product; use `chain`, or
-    stack the operators.
+    For two measurements of one image it is wrong, since p(y1, y2 | x_t) is no product; use `chain`,
+    or stack the operators.
 
     Raises:
       ValueError: if no pull is given.

@@ -25,7 +25,7 @@ def cg(
       matvec: v -> M v on trees with leading axis b; it must not mix samples.
       b: right-hand side, leaves [b, ...].
       steps: number of steps, static; the work is the same for every sample.
-      tolerance: a sample rests once |r| <= tolerance |b|; 0 rests only when r vanishes.
+      tolerance: a sample rests once |r| <= tolerance |b|, at the latest when r is rounding error.
 
     Returns:
       u, like b.
@@ -36,7 +36,10 @@ def cg(
     >>> u.tolist()
     [[0.25, 0.25]]
     """
-    bound = (tolerance**2) * dots(b, b)
+    # below rounding error there is no direction left: steps there would be noise, their
+    # derivatives (quotients of what has vanished) more so
+    rounding = 4 * jnp.finfo(dots(b, b).dtype).eps
+    bound = max(tolerance, rounding) ** 2 * dots(b, b)
 
     def step(_: Array, carry: _Carry) -> _Carry:
         u, r, p, rr = carry

@@ -1,9 +1,9 @@
 """DPS: diffusion posterior sampling, as a rate and as published.
 
-As a rate, it is the gradient of log N(y; A x_0(x_t), var I) through the network, a change of the score
-that any solver may integrate and that does not depend on the number of steps. As published, x_s is
-moved by zeta grad ||y - A x_0(x_t)|| after each step: the step size is per STEP, there is no continuous
-limit, and the result depends on how many steps are taken.
+As a rate, it is the gradient of log N(y; A x_0(x_t), var I) through the network, a change of the
+score that any solver may integrate and that does not depend on the number of steps. As published,
+x_s is moved by zeta grad ||y - A x_0(x_t)|| after each step: the step size is per STEP, there is no
+continuous limit, and the result depends on how many steps are taken.
 
 Chung et al. 2023, arXiv:2209.14687, algorithm 1 and section 3.1.
 """
@@ -35,17 +35,15 @@ def _rate(operator: Any, y: Any, var: Any, est: Estimate, at: At) -> PyTree:
     return combine((1 / value_at(var, at), back))
 
 
-def dps(
-    operator: Operator, y: PyTree, *, noise: float | Array, var: Number | None = None
-) -> Guide:
+def dps(operator: Operator, y: PyTree, *, noise: float | Array, var: Number | None = None) -> Guide:
     """DPS as a rate: x_0' = x_0 + (sigma^2/alpha) J^T A^T (y - A x_0) / var.
 
     Args:
       operator: A, of one example.
       y: measurements, leaves [b, ...].
       noise: s, standard deviation of the measurement noise.
-      var: variance of y - A x_0; by default s^2 + r^2 with r^2 = sigma^2/(alpha^2 + sigma^2). s^2 alone
-        makes the gradient so stiff that explicit solvers diverge.
+      var: variance of y - A x_0; by default s^2 + r^2 with r^2 = sigma^2/(alpha^2 + sigma^2). s^2
+        alone makes the gradient so stiff that explicit solvers diverge.
 
     Raises:
       ValueError: if y or x do not have the shapes that the operator says.

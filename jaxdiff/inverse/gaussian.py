@@ -4,16 +4,19 @@ With y = A x_0 + s n and p(x_0 | x_t) about N(x_0(x_t), V),
 
     grad_x log p(y | x_t) = J^T A^T (s^2 I + A V A^T)^-1 (y - A x_0(x_t)).
 
-PiGDM takes V = r^2 I with r^2 = v0 sigma^2/(v0 alpha^2 + sigma^2), the posterior variance if the data
-were N(0, v0 I). MMPS takes the true V = (sigma^2/alpha) J^T (Tweedie's second moment) and solves by
-conjugate gradient, each step one backward pass: exact for a Gaussian prior.
+PiGDM takes V = r^2 I with r^2 = v0 sigma^2/(v0 alpha^2 + sigma^2), the posterior variance if the
+data were N(0, v0 I). MMPS takes the true V = (sigma^2/alpha) J^T (Tweedie's second moment) and
+solves by conjugate gradient, each step one backward pass: exact for a Gaussian prior.
 
-PiGDM: Song et al. 2023, ICLR, eq. (7)-(8). MMPS: Rozet et al. 2024, arXiv:2405.13712, eq. (16)-(20).
+PiGDM: Song et al. 2023, ICLR, eq. (7)-(8). MMPS: Rozet et al. 2024, arXiv:2405.13712,
+eq. (16)-(20).
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
 
@@ -34,7 +37,7 @@ def misfit(operator: Operator, y: PyTree, x0: PyTree) -> PyTree:
 def per_sample(value: Any, x: PyTree) -> Array:
     """A number as one per sample, [b]."""
     leaf = jax.tree.leaves(x)[0]
-    return jax.numpy.broadcast_to(value, leaf.shape[:1])
+    return jnp.broadcast_to(value, leaf.shape[:1])
 
 
 def _pigdm(operator: Any, y: Any, noise: Any, v0: Any, est: Estimate, at: At) -> PyTree:
@@ -67,7 +70,9 @@ def pigdm(operator: Operator, y: PyTree, *, noise: Number, v0: Number = 1.0) -> 
 
 
 def _check_noise(noise: Any) -> None:
-    if isinstance(noise, int | float) and not noise >= 0:
+    if callable(noise) or isinstance(noise, Tracer):
+        return
+    if not bool(jnp.all(jnp.asarray(noise) >= 0)):
         raise ValueError(f"noise={noise}: a standard deviation is at least 0")
 
 
@@ -115,5 +120,3 @@ def mmps(operator: Operator, y: PyTree, *, noise: Number, steps: int = 2) -> Gui
     if steps < 1:
         raise ValueError(f"steps={steps}: conjugate gradient needs at least one step")
     return pulled(Partial(_Mmps(steps), operator, y, _numeric(noise)))
-
-

@@ -2,8 +2,8 @@
 
     A x,   A^T y,   A^+ y,   gram_solve(r2, s2, v) = (r2 A A^T + s2 I)^-1 v.
 
-The adjoint defaults to `jax.linear_transpose`, the solves to the one conjugate gradient; an operator
-with a closed form overrides them. Anything that maps a batch vmaps these.
+The adjoint defaults to `jax.linear_transpose`, the solves to the one conjugate gradient; an
+operator with a closed form overrides them. Anything that maps a batch vmaps these.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Num
 
@@ -85,7 +86,7 @@ def check_measurement(operator: Operator, y: PyTree, x: PyTree) -> None:
         )
 
 
-def _transposed(A: Any, shape: Any, y: PyTree) -> PyTree:  # noqa: N803
+def _transposed(A: Any, shape: Any, y: PyTree) -> PyTree:
     return jax.linear_transpose(A, _struct(shape))(y)[0]
 
 
@@ -93,22 +94,22 @@ def _one(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
-def _gram_by_cg(A: Any, At: Any, steps: int, r2: Any, s2: Any, v: PyTree) -> PyTree:  # noqa: N803
+def _gram_by_cg(A: Any, At: Any, steps: int, r2: Any, s2: Any, v: PyTree) -> PyTree:
     def gram(u: PyTree) -> PyTree:
         return combine((r2, jax.vmap(lambda w: A(At(w)))(u)), (s2, u))
 
-    return jax.tree.map(lambda leaf: leaf[0], cg(gram, _one(v), steps=steps, tolerance=1e-7))
+    return jax.tree.map(lambda leaf: leaf[0], cg(gram, _one(v), steps=steps))
 
 
-def _pinv_by_gram(At: Any, gram_solve: Any, y: PyTree) -> PyTree:  # noqa: N803
+def _pinv_by_gram(At: Any, gram_solve: Any, y: PyTree) -> PyTree:
     return At(gram_solve(1.0, 0.0, y))
 
 
 def linear(
-    A: Callable[[PyTree], PyTree],  # noqa: N803
+    A: Callable[[PyTree], PyTree],
     shape: Any,
     *,
-    At: Callable[[PyTree], PyTree] | None = None,  # noqa: N803
+    At: Callable[[PyTree], PyTree] | None = None,
     gram_solve: Callable[[Any, Any, PyTree], PyTree] | None = None,
     pinv: Callable[[PyTree], PyTree] | None = None,
     steps: int = CG_STEPS,
@@ -131,9 +132,9 @@ def linear(
     ([2.0, 2.0, 0.0], [0.5, 0.5, 0.0])
     """
     shape = jax.tree.map(tuple, shape, is_leaf=_is_shape)
-    A = A if isinstance(A, Partial) else Partial(A)  # noqa: N806
+    A = A if isinstance(A, Partial) else Partial(A)
     _check_linear(A, shape)
-    At = Partial(_Transpose(shape), A) if At is None else _partial(At)  # noqa: N806
+    At = Partial(_Transpose(shape), A) if At is None else _partial(At)
     solve = Partial(_GramByCG(steps), A, At) if gram_solve is None else _partial(gram_solve)
     inverse = Partial(_pinv_by_gram, At, solve) if pinv is None else _partial(pinv)
     return Operator(A, At, inverse, solve, shape)
@@ -157,20 +158,22 @@ class _Static:
 
 
 class _Transpose(_Static):
-    def __call__(self, A: Any, y: PyTree) -> PyTree:  # noqa: N803
+    def __call__(self, A: Any, y: PyTree) -> PyTree:
         return _transposed(A, self.value, y)
 
 
 class _GramByCG(_Static):
-    def __call__(self, A: Any, At: Any, r2: Any, s2: Any, v: PyTree) -> PyTree:  # noqa: N803
+    def __call__(self, A: Any, At: Any, r2: Any, s2: Any, v: PyTree) -> PyTree:
         return _gram_by_cg(A, At, self.value, r2, s2, v)
 
 
-def _check_linear(A: Any, shape: Any) -> None:  # noqa: N803
+def _check_linear(A: Any, shape: Any) -> None:
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), _struct(shape))
     for leaf in jax.tree.leaves(A(zero)):
-        if not isinstance(leaf, jax.core.Tracer) and bool(jnp.any(leaf != 0)):
-            raise ValueError("A is not linear: A(0) is not 0; subtract its offset from A and from y")
+        if not isinstance(leaf, Tracer) and bool(jnp.any(leaf != 0)):
+            raise ValueError(
+                "A is not linear: A(0) is not 0; subtract its offset from A and from y"
+            )
 
 
 def _masked(mask: Array, x: Array) -> Array:
@@ -187,7 +190,9 @@ def _masked_gram(mask: Array, r2: Any, s2: Any, v: Array) -> Array:
     return jnp.where(mask, v / (r2 + s2), hidden)
 
 
-def inpainting(mask: Bool[Array, "h w c"] | Num[Array, "h w c"], shape: tuple[int, ...]) -> Operator:
+def inpainting(
+    mask: Bool[Array, "h w c"] | Num[Array, "h w c"], shape: tuple[int, ...]
+) -> Operator:
     """Keep the pixels where the mask is 1: y = mask x, with zeros elsewhere.
 
     Args:
@@ -208,12 +213,14 @@ def inpainting(mask: Bool[Array, "h w c"] | Num[Array, "h w c"], shape: tuple[in
 
 
 def _check_mask(mask: Array, shape: tuple[int, ...]) -> None:
-    if mask.ndim != len(shape) or any(m not in (1, s) for m, s in zip(mask.shape, shape, strict=True)):
+    if mask.ndim != len(shape) or any(
+        m not in (1, s) for m, s in zip(mask.shape, shape, strict=True)
+    ):
         raise ValueError(
             f"mask of shape {mask.shape} for images of shape {tuple(shape)}: give "
             f"{(*tuple(shape)[:-1], 1)} or {tuple(shape)}"
         )
-    if isinstance(mask, jax.core.Tracer) or mask.dtype == bool:
+    if isinstance(mask, Tracer) or mask.dtype == bool:
         return
     if bool(jnp.any((mask != 0) & (mask != 1))):
         raise ValueError("mask holds values besides 0 and 1: threshold it, e.g. mask > 0.5")
@@ -272,18 +279,20 @@ def average_pool(factor: int, shape: tuple[int, ...]) -> Operator:
 
 
 def matrix(values: Float[Array, "m d"]) -> Operator:
-    """A dense matrix on vectors [d]; `gram_solve` by Cholesky.
+    """A dense matrix on vectors [d]; `gram_solve` and `pinv` by its singular values.
 
     >>> matrix(jnp.array([[0.0, 2.0]])).At(jnp.ones(1)).tolist()
     [0.0, 2.0]
     """
     values = jnp.asarray(values, float)
-    return linear(
+    u, s, vt = jnp.linalg.svd(values, full_matrices=False)
+    kept = s > s[0] * max(values.shape) * jnp.finfo(s.dtype).eps
+    return Operator(
         Partial(_times, values),
+        Partial(_times, values.T),
+        Partial(_svd_pinv, u, s, kept, vt),
+        Partial(_svd_gram, u, s, kept),
         (values.shape[1],),
-        At=Partial(_times_transposed, values),
-        gram_solve=Partial(_dense_gram, values),
-        pinv=Partial(_dense_pinv, values),
     )
 
 
@@ -291,17 +300,20 @@ def _times(values: Array, x: Array) -> Array:
     return jnp.matmul(values, x, precision="highest")
 
 
-def _times_transposed(values: Array, y: Array) -> Array:
-    return jnp.matmul(values.T, y, precision="highest")
+def _over(kept: Any, numerator: Any, denominator: Any) -> Array:
+    return jnp.where(kept, numerator / jnp.where(kept, denominator, 1.0), 0.0)
 
 
-def _dense_gram(values: Array, r2: Any, s2: Any, v: Array) -> Array:
-    gram = jnp.matmul(values, values.T, precision="highest")
-    return jnp.linalg.solve(r2 * gram + s2 * jnp.eye(len(values), dtype=v.dtype), v)
+def _svd_gram(u: Array, s: Array, kept: Array, r2: Any, s2: Any, v: Array) -> Array:
+    inside = _times(u.T, v)
+    outside = v - _times(u, inside)
+    known = kept | (s2 > 0)
+    within = _times(u, _over(known, inside, r2 * jnp.where(kept, s, 0.0) ** 2 + s2))
+    return within + _over(s2 > 0, outside, s2)
 
 
-def _dense_pinv(values: Array, y: Array) -> Array:
-    return jnp.linalg.lstsq(values, y)[0]
+def _svd_pinv(u: Array, s: Array, kept: Array, vt: Array, y: Array) -> Array:
+    return _times(vt.T, _over(kept, _times(u.T, y), s))
 
 
 def _all(parts: Any, x: PyTree) -> PyTree:
@@ -331,7 +343,7 @@ def stack(*operators: Operator, steps: int = CG_STEPS) -> Operator:
     shapes = {str(op.shape) for op in operators}
     if len(shapes) != 1:
         raise ValueError(f"stack of operators on shapes {sorted(shapes)}: they need one shape of x")
-    A = Partial(_all, tuple(op.A for op in operators))  # noqa: N806
-    At = Partial(_sum, tuple(op.At for op in operators))  # noqa: N806
+    A = Partial(_all, tuple(op.A for op in operators))
+    At = Partial(_sum, tuple(op.At for op in operators))
     solve = Partial(_GramByCG(steps), A, At)
     return Operator(A, At, Partial(_pinv_by_gram, At, solve), solve, operators[0].shape)

@@ -28,9 +28,7 @@ def _merge(mask: Array, y: Array, now: Now, process: Any, x: Array, est: Estimat
     return jnp.where(mask[None], seen, x)
 
 
-def repaint(
-    mask: Array, y: Array, shape: tuple[int, ...]
-) -> Callable[[Sampler], Sampler]:
+def repaint(mask: Array, y: Array, shape: tuple[int, ...]) -> Callable[[Sampler], Sampler]:
     """A correction that puts the seen pixels back after every step; use it with `travel` rows.
 
     Args:
@@ -52,5 +50,3 @@ def repaint(
     _check_mask(mask, shape)
     fix = partial(_merge, mask.astype(bool), jnp.asarray(y))
     return after(fix)
-
-

@@ -1,8 +1,8 @@
 """The one denoising loss: draw a time, add noise, ask the network, weigh the squared error.
 
-Given x_t, an error in one prediction is an error in every other, up to a factor: with rows (a, b) and
-det = alpha b - sigma a,  delta q = (det_q / det_p) delta p. So a loss is a weight w(t) and the space
-in which the error is measured, whatever the network predicts:
+Given x_t, an error in one prediction is an error in every other, up to a factor: with rows (a, b)
+and det = alpha b - sigma a,  delta q = (det_q / det_p) delta p. So a loss is a weight w(t) and the
+space in which the error is measured, whatever the network predicts:
 
     L = E_{t, eps} w(t) (det_q/det_p)^2 ||p_net(x_t, t) - p||^2 / d.
 
@@ -29,7 +29,7 @@ from jaxdiff.process import (
     uniform_law,
 )
 from jaxdiff.trees import combine, dots, keys_for, normal
-from jaxdiff.types import Batch, PyTree
+from jaxdiff.types import Batch, PyTree, Scalar
 
 Weight = Callable[[Process, Array], Array]
 Metrics = dict[str, Array]
@@ -48,7 +48,7 @@ def denoising_loss(
     space: Prediction | None = None,
     weight: Weight | None = None,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Mean over the batch of w(t) (det_q/det_p)^2 ||p_net - p||^2 / d.
 
@@ -81,11 +81,17 @@ def denoising_loss(
     p, _ = predict(apply, params, process, wiring, x, t, cond)
     target = encode(wiring.prediction, process, t, _centred(batch.x, wiring), eps)
     error = mean_square(combine((1.0, p), (-1.0, target)))
-    scale = jnp.ones_like(t) if weight is None else weight(process, t)
-    if space is not None:
-        scale = scale * exchange(wiring.prediction, space, process, t) ** 2
-    loss = jnp.mean(scale * error)
+    loss = jnp.mean(_scale(process, wiring.prediction, space, weight, t) * error)
     return loss, {"loss": loss, "error": jnp.mean(error)}
+
+
+def _scale(process: Process, p: Prediction, space: Any, weight: Any, t: Array) -> Array:
+    """w(t) (det_q/det_p)^2; 0 where the error in q is, though the weight be infinite there."""
+    scale = jnp.ones_like(t) if weight is None else weight(process, t)
+    if space is None:
+        return scale
+    factor = exchange(p, space, process, t)
+    return jnp.where(factor == 0, 0.0, scale * factor**2)
 
 
 def _centred(x: PyTree, wiring: Wiring) -> PyTree:
@@ -105,16 +111,26 @@ def mean_square(x: PyTree) -> Float[Array, " b"]:
 def exchange(p: Prediction, q: Prediction, process: Process, t: Array) -> Array:
     """det_q / det_p: what an error in p is in q.
 
+    Where both vanish (two rows of noise at alpha = 0, two of data at sigma = 0) it is their limit.
+
+    Args:
+      p: the row in which the error is.
+      q: the row in which it is asked for.
+      process: what noise does.
+      t: times [b].
+
     >>> from jaxdiff.process import edm, eps, x0
     >>> float(exchange(x0, eps, edm(), jnp.float32(2.0)))   # eps = (x - x_0) / sigma
     -0.5
     """
     alpha, sigma = scales(process, t)
     (a, b), (c, d) = p(process, t), q(process, t)
-    return (alpha * d - sigma * c) / (alpha * b - sigma * a)
+    det_p, det_q = alpha * b - sigma * a, alpha * d - sigma * c
+    limit = jnp.where(alpha == 0, d, c) / jnp.where(alpha == 0, b, a)
+    return jnp.where((det_p == 0) & (det_q == 0), limit, det_q / det_p)
 
 
-def dropped(keys: Key[Array, " b"], cond: PyTree, null: PyTree, rate: float | Array) -> PyTree:
+def dropped(keys: Key[Array, " b"], cond: PyTree, null: PyTree, rate: Scalar) -> PyTree:
     """The condition with each row replaced by `null` with probability `rate`.
 
     Raises:
@@ -123,7 +139,10 @@ def dropped(keys: Key[Array, " b"], cond: PyTree, null: PyTree, rate: float | Ar
     if isinstance(rate, int | float) and rate == 0:
         return cond
     if cond is None or null is None:
-        raise ValueError(f"drop={rate} needs a condition in the batch and null=, the empty condition")
+        raise ValueError(f"drop={rate} needs a condition in the batch and null=, the empty one")
     gone = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys) < rate
-    empty = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), cond, null)
-    return trees.where(gone, empty, cond)
+
+    def like(c: Array, n: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape)
+
+    return trees.where(gone, jax.tree.map(like, cond, null), cond)

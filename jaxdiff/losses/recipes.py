@@ -1,7 +1,7 @@
 """The losses of the papers: each names a process, a wiring, a law, a space and a weight.
 
-All share one signature, `loss(params, key, batch, *, apply, ...) -> (scalar, metrics)`; bind what is
-fixed with `functools.partial` and hand the rest to a training step.
+All share one signature, `loss(params, key, batch, *, apply, ...) -> (scalar, metrics)`; bind what
+is fixed with `functools.partial` and hand the rest to a training step.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from jaxdiff import process as pr
 from jaxdiff.losses.kernel import Metrics, denoising_loss
 from jaxdiff.process import Process, Wiring, diffusion2, log_snr
-from jaxdiff.types import Batch, PyTree, number
+from jaxdiff.types import Batch, PyTree, Scalar, number
 
 
 def _min_snr(gamma: Array, process: Process, t: Array) -> Array:
@@ -45,22 +45,30 @@ def ddpm_loss(
     process: Process | None = None,
     wiring: Wiring | None = None,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """DDPM's simple loss: E ||eps - eps_net||^2 / d at integer times of a table.
 
     Args:
       params, key, batch, apply, null, drop: see `denoising_loss`.
       process: the linear table of 1000 betas by default.
-      wiring: predicts eps and reads t by default; with another prediction the error is still of eps.
+      wiring: predicts eps and reads t by default; the error is of eps whatever it predicts.
 
     Ho et al. 2020, arXiv:2006.11239, eq. (14).
     """
     table = process or pr.from_betas(pr.linear_betas())
     return denoising_loss(
-        params, key, batch, apply=apply, process=table, wiring=wiring or pr.wiring(pr.eps),
-        law=pr.integer_law, space=pr.eps, null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=table,
+        wiring=wiring or pr.wiring(pr.eps),
+        law=pr.integer_law,
+        space=pr.eps,
+        null=null,
+        drop=drop,
+    )
 
 
 def x0_loss(
@@ -72,7 +80,7 @@ def x0_loss(
     process: Process | None = None,
     wiring: Wiring | None = None,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """E ||x_0 - x_net||^2 / d.
 
@@ -84,9 +92,16 @@ def x0_loss(
     Ramesh et al. 2022, arXiv:2204.06125, section 2.2.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.vp_cosine(), wiring=wiring or pr.wiring(pr.x0, clock=pr.thousand),
-        space=pr.x0, null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.vp_cosine(),
+        wiring=wiring or pr.wiring(pr.x0, clock=pr.thousand),
+        space=pr.x0,
+        null=null,
+        drop=drop,
+    )
 
 
 def v_loss(
@@ -98,7 +113,7 @@ def v_loss(
     process: Process | None = None,
     wiring: Wiring | None = None,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """E ||v - v_net||^2 / d with v = alpha eps - sigma x_0.
 
@@ -110,9 +125,16 @@ def v_loss(
     Salimans & Ho 2022, arXiv:2202.00512, section 4.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.vp_cosine(), wiring=wiring or pr.wiring(pr.v, clock=pr.thousand),
-        space=pr.v, null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.vp_cosine(),
+        wiring=wiring or pr.wiring(pr.v, clock=pr.thousand),
+        space=pr.v,
+        null=null,
+        drop=drop,
+    )
 
 
 def edm_loss(
@@ -123,10 +145,10 @@ def edm_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    mean: float | Array = -1.2,
-    std: float | Array = 1.2,
+    mean: Scalar = -1.2,
+    std: Scalar = 1.2,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """EDM: unit weight on F, log sigma ~ N(mean, std^2).
 
@@ -141,9 +163,16 @@ def edm_loss(
     Karras et al. 2022, arXiv:2206.00364, eq. (8) and table 1.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.edm(), wiring=wiring or pr.edm_wiring(),
-        law=pr.log_normal(mean, std), null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.edm(),
+        wiring=wiring or pr.edm_wiring(),
+        law=pr.log_normal(mean, std),
+        null=null,
+        drop=drop,
+    )
 
 
 def flow_matching_loss(
@@ -156,7 +185,7 @@ def flow_matching_loss(
     wiring: Wiring | None = None,
     law: Callable[[Process, Array], Array] = pr.uniform_law,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Flow matching: E ||(eps - x_0) - u_net||^2 / d on straight paths.
 
@@ -169,9 +198,17 @@ def flow_matching_loss(
     Lipman et al. 2023, arXiv:2210.02747, eq. (23); Esser et al. 2024, arXiv:2403.03206.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.rectified_flow(), wiring=wiring or pr.wiring(pr.velocity, clock=pr.thousand),
-        law=law, space=pr.velocity, null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.rectified_flow(),
+        wiring=wiring or pr.wiring(pr.velocity, clock=pr.thousand),
+        law=law,
+        space=pr.velocity,
+        null=null,
+        drop=drop,
+    )
 
 
 def min_snr_loss(
@@ -182,9 +219,9 @@ def min_snr_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    gamma: float | Array = 5.0,
+    gamma: Scalar = 5.0,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Min-SNR-gamma: E min(SNR, gamma) ||x_0 - x_net||^2 / d, whatever is predicted.
 
@@ -197,10 +234,18 @@ def min_snr_loss(
     Hang et al. 2023, arXiv:2303.09556, section 3.4.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.from_betas(pr.linear_betas()), wiring=wiring or pr.wiring(pr.eps),
-        law=pr.integer_law, space=pr.x0,
-        weight=Partial(_min_snr, number(gamma)), null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.from_betas(pr.linear_betas()),
+        wiring=wiring or pr.wiring(pr.eps),
+        law=pr.integer_law,
+        space=pr.x0,
+        weight=Partial(_min_snr, number(gamma)),
+        null=null,
+        drop=drop,
+    )
 
 
 def p2_loss(
@@ -211,10 +256,10 @@ def p2_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    gamma: float | Array = 1.0,
-    k: float | Array = 1.0,
+    gamma: Scalar = 1.0,
+    k: Scalar = 1.0,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """P2 weighting: E (k + SNR)^-gamma ||eps - eps_net||^2 / d.
 
@@ -227,10 +272,18 @@ def p2_loss(
     Choi et al. 2022, arXiv:2204.00227, eq. (8).
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.from_betas(pr.linear_betas()), wiring=wiring or pr.wiring(pr.eps),
-        law=pr.integer_law, space=pr.eps,
-        weight=Partial(_p2, number(gamma), number(k)), null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.from_betas(pr.linear_betas()),
+        wiring=wiring or pr.wiring(pr.eps),
+        law=pr.integer_law,
+        space=pr.eps,
+        weight=Partial(_p2, number(gamma), number(k)),
+        null=null,
+        drop=drop,
+    )
 
 
 def sigmoid_loss(
@@ -241,9 +294,9 @@ def sigmoid_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    bias: float | Array = 0.0,
+    bias: Scalar = 0.0,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Sigmoid weighting: 1/2 E_t (-dlambda/dt) sigmoid(bias - lambda) ||eps - eps_net||^2 / d.
 
@@ -258,10 +311,17 @@ def sigmoid_loss(
     Kingma & Gao 2023, arXiv:2303.00848, table 1; Hoogeboom et al. 2024, arXiv:2410.19324, eq. (5).
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.vp_cosine(), wiring=wiring or pr.wiring(pr.v, clock=pr.thousand),
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.vp_cosine(),
+        wiring=wiring or pr.wiring(pr.v, clock=pr.thousand),
         space=pr.eps,
-        weight=Partial(_sigmoid, number(bias)), null=null, drop=drop,
-    )  # fmt: skip
+        weight=Partial(_sigmoid, number(bias)),
+        null=null,
+        drop=drop,
+    )
 
 
 def likelihood_loss(
@@ -273,9 +333,9 @@ def likelihood_loss(
     process: Process | None = None,
     wiring: Wiring | None = None,
     null: PyTree = None,
-    drop: float | Array = 0.0,
+    drop: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Likelihood weighting: 1/2 E_t g(t)^2 ||score - score_net||^2 / d, t uniform on [t_min, t_max].
+    """Likelihood weighting: 1/2 E_t g^2 ||score - score_net||^2 / d, t uniform on [t_min, t_max].
 
     Args:
       params, key, batch, apply, null, drop: see `denoising_loss`.
@@ -285,6 +345,14 @@ def likelihood_loss(
     Song et al. 2021, arXiv:2101.09258, theorem 1.
     """
     return denoising_loss(
-        params, key, batch, apply=apply, process=process or pr.vp_linear(), wiring=wiring or pr.wiring(pr.eps, clock=pr.thousand),
-        space=pr.score, weight=_half_g2, null=null, drop=drop,
-    )  # fmt: skip
+        params,
+        key,
+        batch,
+        apply=apply,
+        process=process or pr.vp_linear(),
+        wiring=wiring or pr.wiring(pr.eps, clock=pr.thousand),
+        space=pr.score,
+        weight=Partial(_half_g2),
+        null=null,
+        drop=drop,
+    )

@@ -109,7 +109,8 @@ class Attention(nnx.Module):
         source = context_dim or width
         self.heads = heads
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
-        self.key = linear(source, width, dtype=dtype, rngs=rngs)
+        # A bias of the keys adds the same number to all logits of a query: softmax forgets it.
+        self.key = linear(source, width, bias=False, dtype=dtype, rngs=rngs)
         self.value = linear(source, width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, zero=zero, dtype=dtype, rngs=rngs)
 

@@ -40,6 +40,7 @@ def linear(
     outputs: int,
     *,
     zero: bool = False,
+    bias: bool = True,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
@@ -49,7 +50,9 @@ def linear(
     (1, 5, 5, 8)
     """
     start = nnx.initializers.zeros if zero else lecun
-    return nnx.Linear(inputs, outputs, kernel_init=start, dtype=dtype, rngs=rngs)
+    return nnx.Linear(
+        inputs, outputs, kernel_init=start, use_bias=bias, dtype=dtype, rngs=rngs
+    )
 
 
 class GroupNorm(nnx.Module):

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
 from jaxdiff.trees import combine
-from jaxdiff.types import PyTree, number, record
+from jaxdiff.types import PyTree, Scalar, number, record
 
 Time = Num[Array, "*t"] | float | int
 
@@ -43,9 +44,9 @@ class Process:
 def from_scales(
     alpha: Callable[[Array], Array],
     sigma: Callable[[Array], Array],
-    t_min: float | Array,
-    t_max: float | Array,
-    t_clean: float | Array = 0.0,
+    t_min: Scalar,
+    t_max: Scalar,
+    t_clean: Scalar = 0.0,
 ) -> Process:
     """Build a process from two functions of t.
 
@@ -64,7 +65,7 @@ def from_scales(
     >>> float(ve.sigma(jnp.float32(3.0)))
     3.0
     """
-    ends = [t for t in (t_clean, t_min, t_max) if not isinstance(t, jax.core.Tracer)]
+    ends = [t for t in (t_clean, t_min, t_max) if not isinstance(t, Tracer)]
     if len(ends) == 3 and not float(t_clean) <= float(t_min) < float(t_max):
         raise ValueError(
             f"t_clean={t_clean}, t_min={t_min}, t_max={t_max}: times grow with noise, so "

@@ -4,21 +4,21 @@ Together with x_t = alpha x_0 + sigma eps a prediction is a 2x2 linear system in
 
     x_0 = (b x - sigma p) / det,    eps = (alpha p - a x) / det,    det = alpha b - sigma a.
 
-Where sigma = 0 the sample itself is alpha x_0, where alpha = 0 it is sigma eps; what cannot be known
-there (eps from x_0, x_0 from eps) is refused by name, or NaN inside a trace: never a wrong number.
+Where sigma = 0 the sample itself is alpha x_0, where alpha = 0 it is sigma eps; what cannot be
+known there (eps from x_0, x_0 from eps) is refused by name, or NaN: never a wrong number.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool
 
 from jaxdiff.process.gaussian import Process, Time, _derivative, scales
 from jaxdiff.trees import combine
-from jaxdiff.types import PyTree, number, record
+from jaxdiff.types import PyTree, Scalar, number, record
 
 SMALLEST_ALPHA = 1e-4
 """Below this alpha(t_max), x_0 decoded from eps or the score is noise in single precision."""
@@ -62,7 +62,7 @@ def _velocity(process: Process, t: Array) -> tuple[Array, Array]:
     return _derivative(process.alpha, t)[1], _derivative(process.sigma, t)[1]
 
 
-def _F(sigma_data: Array, process: Process, t: Array) -> tuple[Array, Array]:  # noqa: N802
+def _F(sigma_data: Array, process: Process, t: Array) -> tuple[Array, Array]:
     alpha, sigma = scales(process, t)
     total = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
     return sigma / (total * sigma_data), -alpha * sigma_data / total
@@ -81,14 +81,16 @@ score = Prediction(Partial(_score))
 """The score of the kernel: p = -eps / sigma (Song et al. 2021, arXiv:2011.13456, eq. 7)."""
 
 velocity = Prediction(Partial(_velocity))
-"""The flow's velocity: p = alpha' x_0 + sigma' eps (Lipman et al. 2023, arXiv:2210.02747, eq. 10)."""
+"""The flow's: p = alpha' x_0 + sigma' eps (Lipman et al. 2023, arXiv:2210.02747, eq. 10)."""
 
 
-def F(sigma_data: float | Array = 0.5) -> Prediction:  # noqa: N802
+def F(sigma_data: Scalar = 0.5) -> Prediction:
     """EDM's F: x_0 = c_skip x + c_out F, for data of standard deviation sigma_data.
 
-    F = sigma/(S sigma_data) x_0 - alpha sigma_data/S eps, S^2 = sigma^2 + alpha^2 sigma_data^2: unit
-    variance at every noise level. With alpha = 1 it is Karras et al. 2022, arXiv:2206.00364, table 1.
+    F = sigma/(S sigma_data) x_0 - alpha sigma_data/S eps, S^2 = sigma^2 + alpha^2 sigma_data^2,
+    has unit variance at every noise level. With alpha = 1 it is Karras et al.'s.
+
+    Karras et al. 2022, arXiv:2206.00364, table 1.
 
     >>> from jaxdiff.process import edm
     >>> a, b = F(0.5)(edm(), 0.5)
@@ -144,8 +146,9 @@ def decode(
 
 
 def _over(used: Array, numerator: Any, denominator: Array) -> Array:
-    """numerator / denominator where `used`, else 0, with finite derivatives either way."""
-    return jnp.where(used, numerator / jnp.where(used, denominator, 1.0), 0.0)
+    """numerator / denominator where `used` (NaN at 0, not inf), else 0 with derivative 0."""
+    nonzero = jnp.where(denominator == 0, jnp.nan, denominator)
+    return jnp.where(used, numerator / jnp.where(used, nonzero, 1.0), 0.0)
 
 
 def blind(prediction: Prediction, process: Process, t: Time) -> Bool[Array, ""]:
@@ -168,7 +171,7 @@ def check_decodable(prediction: Prediction, process: Process, t: Time) -> None:
     """
     t = number(t)
     a, b = prediction(process, t)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in (a, b, t, process.alpha(t))):
+    if any(isinstance(leaf, Tracer) for leaf in (a, b, t, process.alpha(t))):
         return
     if bool(blind(prediction, process, t)):
         raise ValueError(

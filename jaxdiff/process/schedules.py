@@ -6,14 +6,14 @@ sqrt(-expm1(2 log alpha)) and never sqrt(1 - alpha^2); cosines are written as th
 distance from the zero.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Num
 
 from jaxdiff.process.gaussian import Process, from_scales
-from jaxdiff.types import number
+from jaxdiff.types import Scalar, number
 
 
 def _vp_log_alpha(beta_min: Array, beta_max: Array, t: Array) -> Array:
@@ -32,7 +32,7 @@ def _sub_vp_sigma(beta_min: Array, beta_max: Array, t: Array) -> Array:
     return -jnp.expm1(2 * _vp_log_alpha(beta_min, beta_max, t))
 
 
-def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, *, t_min: float = 1e-3) -> Process:
+def vp_linear(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, *, t_min: Scalar = 1e-3) -> Process:
     """Variance preserving, beta(t) = beta_min + t (beta_max - beta_min), t in [0, 1].
 
     log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2, sigma^2 = 1 - alpha^2.
@@ -52,7 +52,7 @@ def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, *, t_min: float = 1
     return from_scales(Partial(_vp_alpha, *beta), Partial(_vp_sigma, *beta), t_min, 1.0)
 
 
-def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, *, t_min: float = 1e-3) -> Process:
+def sub_vp(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, *, t_min: Scalar = 1e-3) -> Process:
     """Sub-VP: alpha as in `vp_linear`, sigma = 1 - alpha^2 (as -expm1(2 log alpha)).
 
     Song et al. 2021, arXiv:2011.13456, eq. (29)-(30) of the appendix.
@@ -72,7 +72,7 @@ def _cosine_sigma(s: Array, t: Array) -> Array:
     return jnp.sqrt(jnp.sin(t * quarter) * jnp.sin((t + 2 * s) * quarter)) / jnp.sin(quarter)
 
 
-def vp_cosine(s: float = 0.008, *, t_min: float = 1e-3) -> Process:
+def vp_cosine(s: Scalar = 0.008, *, t_min: Scalar = 1e-3) -> Process:
     """Variance preserving, alpha(t) = cos((t+s)/(1+s) pi/2) / cos(s/(1+s) pi/2), t in [0, 1].
 
     alpha(1) is exactly 0: predictions of eps and of the score are refused there.
@@ -83,8 +83,8 @@ def vp_cosine(s: float = 0.008, *, t_min: float = 1e-3) -> Process:
     >>> float(p.alpha(p.t_max)), float(p.sigma(p.t_max))
     (0.0, 1.0)
     """
-    s = number(s)
-    return from_scales(Partial(_cosine_alpha, s), Partial(_cosine_sigma, s), t_min, 1.0)
+    shift = number(s)
+    return from_scales(Partial(_cosine_alpha, shift), Partial(_cosine_sigma, shift), t_min, 1.0)
 
 
 def _one(t: Array) -> Array:
@@ -96,7 +96,7 @@ def _geometric(sigma_min: Array, sigma_max: Array, t: Array) -> Array:
     return jnp.where(t <= -1, 0.0, sigma)
 
 
-def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
+def ve(sigma_min: Scalar = 0.01, sigma_max: Scalar = 50.0) -> Process:
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t, t in [0, 1].
 
     Clean data sits at t = -1, where sigma is defined as 0.
@@ -111,8 +111,8 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
     return from_scales(Partial(_one), sigma, 0.0, 1.0, -1.0)
 
 
-def _check_order(name: str, low: float | Array, high: float | Array) -> None:
-    traced = isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer)
+def _check_order(name: str, low: Scalar, high: Scalar) -> None:
+    traced = isinstance(low, Tracer) or isinstance(high, Tracer)
     if not traced and not 0 < float(low) < float(high):
         raise ValueError(
             f"{name}: sigma_min={low}, sigma_max={high}: 0 < sigma_min < sigma_max is needed"
@@ -123,7 +123,7 @@ def _identity(t: Array) -> Array:
     return t
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+def edm(sigma_min: Scalar = 0.002, sigma_max: Scalar = 80.0) -> Process:
     """EDM: alpha = 1, sigma = t, t in [sigma_min, sigma_max].
 
     Karras et al. 2022, arXiv:2206.00364, table 1.
@@ -139,7 +139,7 @@ def _one_minus(t: Array) -> Array:
     return 1 - t
 
 
-def rectified_flow(*, t_min: float = 0.0) -> Process:
+def rectified_flow(*, t_min: Scalar = 0.0) -> Process:
     """Rectified flow: x_t = (1 - t) x_0 + t eps, t in [0, 1] (t = 1 is noise).
 
     Liu et al. 2022, arXiv:2209.03003, eq. (1); Lipman et al. 2023, arXiv:2210.02747, eq. (22).

@@ -8,16 +8,17 @@ from t_max to t_clean; the network is asked at the first n.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import ndtri
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxdiff.process.gaussian import Process, scales, time_of
 from jaxdiff.trees import keys_for
-from jaxdiff.types import number
+from jaxdiff.types import Scalar, number
 
 LARGEST_RATIO = 1e3
-"""sigma/alpha at the second time of a grid that starts at alpha = 0, where the ratio is infinite."""
+"""sigma/alpha that a grid which starts at alpha = 0 counts from, as the ratio is infinite there."""
 
 SMALLEST_RATIO = 2e-3
 """sigma/alpha at the last time asked, for processes that may be asked at sigma = 0."""
@@ -47,7 +48,8 @@ def low_discrepancy(key: Key[Array, ""], rows: Int[Array, " b"]) -> Float[Array,
 
 
 def _fraction(bits: Array) -> Array:
-    return (bits >> 8).astype(float) * 2.0**-24 + 2.0**-25
+    # 23 bits and a half: each is exact in single precision, so neither end is ever reached
+    return (bits >> 9).astype(float) * 2.0**-23 + 2.0**-24
 
 
 def _uniform(process: Process, u: Array) -> Array:
@@ -67,14 +69,15 @@ uniform_law = Partial(_uniform)
 
 
 def _integers(process: Process, u: Array) -> Array:
-    return jnp.minimum(jnp.floor(process.t_min + u * (process.t_max - process.t_min + 1)), process.t_max)
+    t = process.t_min + u * (process.t_max - process.t_min + 1)
+    return jnp.minimum(jnp.floor(t), process.t_max)
 
 
 integer_law = Partial(_integers)
 """t uniform on the integers t_min ... t_max: what tables of betas are trained at."""
 
 
-def log_normal(mean: float | Array = -1.2, std: float | Array = 1.2) -> Partial:
+def log_normal(mean: Scalar = -1.2, std: Scalar = 1.2) -> Partial:
     """log(sigma/alpha) ~ N(mean, std^2), clipped to the process.
 
     Karras et al. 2022, arXiv:2206.00364, table 1 (P_mean, P_std).
@@ -86,7 +89,7 @@ def log_normal(mean: float | Array = -1.2, std: float | Array = 1.2) -> Partial:
     return Partial(_log_normal, number(mean), number(std))
 
 
-def logit_normal(mean: float | Array = 0.0, std: float | Array = 1.0) -> Partial:
+def logit_normal(mean: Scalar = 0.0, std: Scalar = 1.0) -> Partial:
     """logit of the position in [t_min, t_max] ~ N(mean, std^2).
 
     Esser et al. 2024, arXiv:2403.03206, eq. (19).
@@ -114,7 +117,7 @@ def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
     """
     if ts.shape[0] < 2:
         raise ValueError(f"a grid of {ts.shape[0]} times: steps >= 1 need at least two times")
-    if isinstance(ts, jax.core.Tracer):
+    if isinstance(ts, Tracer):
         return
     times = np.asarray(ts)
     bad = ~(np.diff(times, axis=0) < 0).reshape(len(times) - 1, -1).all(axis=1)
@@ -129,6 +132,8 @@ def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
 def uniform(process: Process, n: int) -> Float[Array, " m"]:
     """n + 1 times evenly spread from t_max to t_clean; for tables this is 'trailing'.
 
+    Where the last of the n times asked would lie below t_min, it is `linspace` instead.
+
     Lin et al. 2023, arXiv:2305.08891, table 2 (trailing).
 
     >>> from jaxdiff.process import from_betas, linear_betas
@@ -136,7 +141,8 @@ def uniform(process: Process, n: int) -> Float[Array, " m"]:
     [999.0, 749.0, 499.0, 249.0, -1.0]
     """
     check_steps(n)
-    return _between(process.t_max, process.t_clean, n + 1)
+    even = _between(process.t_max, process.t_clean, n + 1)
+    return jnp.where(even[-2] < process.t_min, linspace(process, n), even)
 
 
 def linspace(process: Process, n: int) -> Float[Array, " m"]:
@@ -153,6 +159,17 @@ def linspace(process: Process, n: int) -> Float[Array, " m"]:
 def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
     """Tables: times (n-1-i) floor(N/n) + offset, then t_clean.
 
+    Args:
+      process: a table, whose times are 0 ... N - 1.
+      n: number of steps, at most N.
+      offset: 0, or 1 as in Stable Diffusion's.
+
+    Returns:
+      [n + 1] times; the first is not t_max.
+
+    Raises:
+      ValueError: if n < 1, or the times would not lie in 0 ... N - 1.
+
     Song et al. 2020, arXiv:2010.02502, appendix D.2 (linear selection).
 
     >>> from jaxdiff.process import from_betas, linear_betas
@@ -161,6 +178,14 @@ def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
     """
     check_steps(n)
     stride = jnp.floor((process.t_max + 1) / n)
+    first = (n - 1) * stride + offset
+    if not isinstance(first, Tracer) and not (
+        stride >= 1 and 0 <= offset and first <= process.t_max
+    ):
+        raise ValueError(
+            f"leading: steps={n}, offset={offset} on times 0 ... {float(process.t_max):g}: take "
+            "fewer steps or a smaller offset, on a table of betas"
+        )
     return _ended(process, jnp.arange(n - 1, -1, -1) * stride + offset)
 
 
@@ -174,8 +199,10 @@ def uniform_lambda(process: Process, n: int) -> Float[Array, " m"]:
     return _at_ratios(process, jnp.exp(_between(jnp.log(high), jnp.log(low), n)))
 
 
-def karras(process: Process, n: int, rho: float | Array = 7.0) -> Float[Array, " m"]:
-    """n times at sigma/alpha = (max^(1/rho) + i/(n-1) (min^(1/rho) - max^(1/rho)))^rho, then t_clean.
+def karras(process: Process, n: int, rho: Scalar = 7.0) -> Float[Array, " m"]:
+    """n times evenly spread in (sigma/alpha)^(1/rho) from t_max to t_min, then t_clean.
+
+    sigma/alpha = (max^(1/rho) + i/(n-1) (min^(1/rho) - max^(1/rho)))^rho for i = 0 ... n - 1.
 
     Karras et al. 2022, arXiv:2206.00364, eq. (5).
 

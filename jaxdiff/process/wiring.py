@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxdiff.process.gaussian import Process, scales
 from jaxdiff.process.predictions import F, Prediction
-from jaxdiff.types import number, record
+from jaxdiff.types import Scalar, number, record
 
 Scale = Callable[[Process, Array], Array]
 
@@ -69,7 +69,7 @@ def wiring(
     *,
     scale_in: Scale = unit,
     clock: Scale = own_time,
-    center: float | Array = 0.0,
+    center: Scalar = 0.0,
 ) -> Wiring:
     """A wiring from its parts.
 
@@ -90,7 +90,7 @@ def _partial(fn: Scale) -> Scale:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
-def edm_wiring(sigma_data: float | Array = 0.5, *, center: float | Array = 0.0) -> Wiring:
+def edm_wiring(sigma_data: Scalar = 0.5, *, center: Scalar = 0.0) -> Wiring:
     """EDM's preconditioning for data of standard deviation sigma_data around `center`.
 
     The network predicts F, sees x / sqrt(sigma^2 + alpha^2 sigma_data^2) and log(sigma/alpha)/4.

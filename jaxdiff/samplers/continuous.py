@@ -20,11 +20,13 @@ from jaxtyping import Array, Key, Num
 from jaxdiff import trees
 from jaxdiff.canonical import canonical
 from jaxdiff.denoise import Denoiser, score, velocity
-from jaxdiff.process import check_grid, diffusion2, drift, log_snr, time_of
+from jaxdiff.process import check_grid, diffusion2, drift, log_snr, scales, time_of
+from jaxdiff.process.predictions import SMALLEST_ALPHA
 from jaxdiff.types import PyTree, number
 
 CLEAN_ENOUGH = 12.0
-"""log-SNR at which to stop where the process itself may be asked at sigma = 0."""
+"""log-SNR at which to stop where a process may be asked at sigma = 0 (and, negative, to start the
+SDE where it has alpha = 0)."""
 
 
 class _PerSample(diffrax.AbstractBrownianPath):
@@ -35,21 +37,34 @@ class _PerSample(diffrax.AbstractBrownianPath):
     t1: Any
     levy_area: Any = eqx.field(static=True)
 
-    def evaluate(
-        self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False
-    ) -> Any:
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
         each = lambda path: path.evaluate(t0, t1, left, use_levy)  # noqa: E731
         return eqx.filter_vmap(each)(self.paths)
 
 
-def _brownian(keys: Array, x: PyTree, t0: Array, t1: Array, solver: Any) -> _PerSample:
+def _brownian(keys: Array, x: PyTree, t0: Array, t1: Array, solver: Any, tol: Array) -> _PerSample:
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
     area = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
     # AbstractBrownianIncrement stands for "any": its concrete form is the cheapest
     area = diffrax.SpaceTimeLevyArea if "SpaceTime" in area.__name__ else diffrax.BrownianIncrement
-    tol = (t1 - t0) * 1e-4
     tree = lambda key: diffrax.VirtualBrownianTree(t0, t1, tol, shapes, key, area)  # noqa: E731
-    return _PerSample(eqx.filter_vmap(tree)(keys), t0, t1, area)
+    paths: Any = eqx.filter_vmap(tree)(keys)
+    return _PerSample(paths, t0, t1, area)
+
+
+def _finest(stepping: Any, t0: Array, t1: Array) -> Array:
+    """The resolution of the Brownian tree: it is exact for steps of at least twice this length."""
+    if isinstance(stepping, diffrax.StepTo):
+        return jnp.min(jnp.diff(jnp.asarray(stepping.ts))) / 2
+    return (t1 - t0) * 1e-5
+
+
+def _start(denoise: Denoiser, ode: bool) -> Array:
+    """The SDE, unlike the ODE, is singular where alpha = 0: it starts just short of there."""
+    process = denoise.process
+    alpha, _ = scales(process, process.t_max)
+    nearly = time_of(process, -CLEAN_ENOUGH)
+    return process.t_max if ode else jnp.where(alpha < SMALLEST_ALPHA, nearly, process.t_max)
 
 
 def _end(denoise: Denoiser) -> Array:
@@ -86,8 +101,9 @@ def integrate(
       keys: None for the ODE; one key per sample [b] for the SDE.
       solver: any Diffrax solver; Tsit5 for the ODE, ShARK for the SDE (its noise is additive).
       controller: step-size controller; PID at 1e-5 for the ODE unless `times` are given.
-      times: decreasing times to step on, instead of a controller; those at t_end or below end it.
-      t_start: t_max by default.
+      times: decreasing times to step on, instead of a controller. The first and last are moved to
+        t_start and t_end, and times outside are spread over the step next to that end.
+      t_start: t_max by default; for the SDE, where alpha(t_max) = 0, the time of log-SNR -12.
       t_end: t_min by default, or where the log-SNR is 12 if the process may be asked at sigma = 0.
       adjoint: how to differentiate, `diffrax.RecursiveCheckpointAdjoint()` by default.
       saveat: what to keep, in r = -t; then the whole `diffrax.Solution` is returned, unfinished.
@@ -106,23 +122,23 @@ def integrate(
     >>> round(float(x[0, 0]), 3)   # 80 / sqrt(1 + 80^2)
     1.0
     """
-    t0 = -number(denoise.process.t_max if t_start is None else t_start)
+    t0 = -number(_start(denoise, keys is None) if t_start is None else t_start)
     t1 = -number(_end(denoise) if t_end is None else t_end)
+    stepping = _stepping(controller, times, t0, t1, keys is None)
     if keys is None:
         solver = solver or diffrax.Tsit5()
         terms: Any = diffrax.ODETerm(_flow(denoise))
     else:
         solver = solver or diffrax.ShARK()
-        terms = _reverse(denoise, _brownian(keys, x, t0, t1, solver))
-    first, chosen = _stepping(controller, times, t0, t1, keys is None)
+        terms = _reverse(denoise, _brownian(keys, x, t0, t1, solver, _finest(stepping, t0, t1)))
     solution = diffrax.diffeqsolve(
         terms,
         solver,
         t0,
         t1,
-        first,
+        None,
         x,
-        stepsize_controller=chosen,
+        stepsize_controller=stepping,
         adjoint=adjoint or diffrax.RecursiveCheckpointAdjoint(),
         saveat=saveat or diffrax.SaveAt(t1=True),
         max_steps=max_steps,
@@ -134,24 +150,29 @@ def integrate(
     return denoise(last, -t1).x0
 
 
-def _stepping(controller: Any, times: Any, t0: Array, t1: Array, ode: bool) -> tuple[Any, Any]:
+def _stepping(controller: Any, times: Any, t0: Array, t1: Array, ode: bool) -> Any:
     if times is not None:
         check_grid(times)
-        inner = jnp.clip(-times, t0, t1)
-        return None, diffrax.StepTo(_strict(inner.at[0].set(t0), t1))
+        return diffrax.StepTo(_strict(-number(times), t0, t1))
     if controller is None and not ode:
         raise ValueError(
-            "the reverse SDE needs times=, e.g. process.karras(denoise.process, 100), or controller="
+            "the reverse SDE needs times=, e.g. process.karras(denoise.process, 100), or a "
+            "controller="
         )
-    return None, controller or diffrax.PIDController(rtol=1e-5, atol=1e-5)
+    return controller or diffrax.PIDController(rtol=1e-5, atol=1e-5)
 
 
-def _strict(rising: Array, t1: Array) -> Array:
-    """A grid that ends at t1: the last entries are clipped there, and only one may stay."""
-    if isinstance(rising, jax.core.Tracer):
-        return rising.at[-1].set(t1)
-    keep = [float(r) for r in rising if float(r) < float(t1)]
-    return jnp.array([*keep, float(t1)], rising.dtype)
+def _strict(rising: Array, t0: Array, t1: Array) -> Array:
+    """A rising grid from t0 to t1; entries outside are spread over the step next to that end."""
+    late = _spread(rising.at[0].set(t0), t1)
+    return -_spread(-late[::-1], -t0)[::-1]
+
+
+def _spread(rising: Array, end: Array) -> Array:
+    over = rising >= end
+    last = jnp.max(jnp.where(over, -jnp.inf, rising))
+    share = jnp.cumsum(over) / jnp.maximum(jnp.sum(over), 1)
+    return jnp.where(over, last + (end - last) * share, rising).at[-1].set(end)
 
 
 def _flow(denoise: Denoiser) -> Any:
@@ -168,7 +189,7 @@ def _reverse(denoise: Denoiser, path: Any) -> diffrax.MultiTerm:
 
     field = canonical(downhill)
 
-    def spread(r: Array, x: PyTree, args: Any) -> Any:
+    def spread(r: Any, x: PyTree, args: Any) -> Any:
         g = jnp.sqrt(diffusion2(process, -r))
         return lineax.DiagonalLinearOperator(jax.tree.map(lambda leaf: jnp.full_like(leaf, g), x))
 

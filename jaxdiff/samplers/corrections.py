@@ -36,9 +36,7 @@ def after(fix: Fix) -> Callable[[Sampler], Sampler]:
     return correct
 
 
-def through(
-    cost: Callable[[PyTree], Array], rate: float | Array
-) -> Callable[[Sampler], Sampler]:
+def through(cost: Callable[[PyTree], Array], rate: float | Array) -> Callable[[Sampler], Sampler]:
     """x_s -= rate grad_{x_t} cost(x_0(x_t)): a gradient through the step, per sample.
 
     Args:

@@ -23,7 +23,7 @@ from jaxdiff.types import Estimate, Now, PyTree, Sampler, State
 
 
 class _Past(NamedTuple):
-    """The estimate of the step before, the half-log-SNR it was made at, and whether there is one."""
+    """The estimate of the step before, its half-log-SNR, and whether there is one."""
 
     x0: PyTree
     level: Array

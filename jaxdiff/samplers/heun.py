@@ -4,8 +4,8 @@ Any straight frame is y = x / (alpha + c sigma) against tau = sigma / (alpha + c
 
     dy/dtau = E[eps | x_t] - c E[x_0 | x_t].
 
-c = 0 is EDM's frame (tau = sigma/alpha), c = 1 a rectified flow's (tau = t there), which stays regular
-where alpha = 0.
+c = 0 is EDM's frame (tau = sigma/alpha), c = 1 a rectified flow's (tau = t there), which stays
+regular where alpha = 0.
 
 Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 """
@@ -30,7 +30,7 @@ def heun(c: float | Array | None = None) -> Sampler:
     y_s = y_t + (tau_s - tau_t) (d_t + d_s) / 2 with d = eps - c x_0.
 
     Args:
-      c: the frame, >= 0. None takes EDM's (0), or the flow's (1) for processes that reach alpha = 0.
+      c: the frame, >= 0. None takes EDM's (0), or the flow's (1) where alpha(t_max) = 0.
 
     Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 

@@ -8,7 +8,6 @@ arXiv:2201.09865, algorithm 1.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, Num
@@ -110,6 +109,7 @@ def run(
     Returns:
       x at the last time; with `look`, also what it kept, stacked along a first axis.
 
+    >>> import jax
     >>> from jaxdiff import exact, process, samplers
     >>> d = exact.denoiser(exact.gaussian(jnp.ones(1), 0.01 * jnp.eye(1)), process.edm())
     >>> keys = trees.keys_for(jax.random.key(0), jnp.arange(2))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Num
 
@@ -60,6 +59,7 @@ def sample(
       ValueError: if steps < 1, the grid does not decrease, not exactly one of shape, start and
         image is given, strength is outside (0, 1], or the image is outside the model's range.
 
+    >>> import jax
     >>> from jaxdiff import exact, process
     >>> d = exact.denoiser(exact.gaussian(jnp.zeros(2), jnp.eye(2)), process.edm())
     >>> sample(jax.random.key(0), d, shape=(3, 2), steps=5).shape

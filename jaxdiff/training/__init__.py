@@ -17,6 +17,8 @@ from jaxdiff.training.ema import power_ema as power_ema
 from jaxdiff.training.optimizers import adam as adam
 from jaxdiff.training.optimizers import muon as muon
 from jaxdiff.training.optimizers import schedule as schedule
+from jaxdiff.training.preflight import describe as describe
+from jaxdiff.training.preflight import preflight as preflight
 from jaxdiff.training.sharding import fsdp_shardings as fsdp_shardings
 from jaxdiff.training.sharding import mesh as mesh
 from jaxdiff.training.sharding import place_batch as place_batch
@@ -37,7 +39,6 @@ if typing.TYPE_CHECKING:
     from jaxdiff.training.loop import fit as fit
     from jaxdiff.training.metrics import jsonl as jsonl
     from jaxdiff.training.metrics import tensorboard as tensorboard
-    from jaxdiff.training.preflight import preflight as preflight
 
 # Imported when first read: Orbax alone takes longer to import than jax.
 _LATER = {
@@ -45,7 +46,6 @@ _LATER = {
     "jsonl": "metrics",
     "latest": "checkpoint",
     "open_checkpoints": "checkpoint",
-    "preflight": "preflight",
     "restore": "checkpoint",
     "save": "checkpoint",
     "tensorboard": "metrics",

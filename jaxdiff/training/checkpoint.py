@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from jaxdiff.training import seal
 from jaxdiff.trees import merge, paths
@@ -125,9 +126,7 @@ def save(
     needed = sum(array.nbytes for array in arrays.values())
     target = _place(checkpoints, step)
     try:
-        free = shutil.disk_usage(checkpoints.folder).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, f"{free} bytes are free")
+        _check_space(checkpoints.folder, needed)
         _set_aside(target)
         checkpoints.saver.save(target, args=ocp.args.StandardSave(arrays), force=True)
     except Exception as error:
@@ -141,8 +140,14 @@ def save(
 
 def finish(checkpoints: Checkpoints) -> None:
     """Wait until the last save is on the disk and sealed; raise its error if it failed."""
-    while checkpoints.pending:
+    if not checkpoints.pending:
+        return
+    try:
         checkpoints.pending.pop().result()
+    finally:
+        if jax.process_count() > 1:
+            # The first process seals for all; no other may look for the seal before it is there.
+            multihost_utils.sync_global_devices("checkpoint")
 
 
 def restore(
@@ -262,6 +267,13 @@ def _seal(checkpoints: Checkpoints, step: int, contents: dict[str, Any], needed:
 # --- the folder ----------------------------------------------------------------------------------
 
 
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse before anything is written. Several processes might not see the same: they just try."""
+    free = shutil.disk_usage(folder).free
+    if free < needed and jax.process_count() == 1:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free")
+
+
 def _place(checkpoints: Checkpoints, step: int) -> Path:
     return checkpoints.folder / f"step_{step}"
 
@@ -325,5 +337,5 @@ def _explained(error: Exception, checkpoints: Checkpoints, step: int, needed: in
     return OSError(
         errno.ENOSPC,
         f"no space left in {checkpoints.folder} for the checkpoint of step {step}: it takes about "
-        f"{needed} bytes. Free some, or keep fewer; earlier checkpoints are intact ({error})",
+        f"{needed} bytes. Free some, or keep fewer; earlier checkpoints are intact",
     )

@@ -1,6 +1,6 @@
-r"""Moving averages of the parameters.
+"""Moving averages of the parameters.
 
-An average with constant decay \(\beta\) remembers about \(1/(1-\beta)\) steps, whatever the length
+An average with constant decay beta remembers about 1 / (1 - beta) steps, whatever the length
 of training; it needs tuning and a correction at the start. The power-function average has neither:
 
     theta_ema(n) = beta(n) theta_ema(n-1) + (1 - beta(n)) theta(n),   beta(n) = (1 - 1/n)^exponent
@@ -20,7 +20,7 @@ from jaxdiff.types import PyTree
 
 
 def power_ema(
-    average: PyTree, params: PyTree, step: Int[Array, ""] | int, *, exponent: float = 13.0
+    average: PyTree, params: PyTree, step: Int[Array, ""] | int, *, exponent: float | int = 13.0
 ) -> PyTree:
     """Power-function average: decay (1 - 1/n)^exponent with n = step + 1; n = 1 copies.
 
@@ -33,18 +33,18 @@ def power_ema(
     Returns:
       tree like `average`.
 
-    Reference: T. Karras et al. 2024, arXiv:2312.02696, eq. 5 (there the exponent is gamma + 1).
+    Reference: T. Karras et al. 2024, arXiv:2312.02696, section 3.1 (exponent = gamma + 1).
 
     >>> float(power_ema(jnp.zeros(()), jnp.ones(()), 0))
     1.0
     """
     n = jnp.asarray(step, jnp.float32) + 1.0
-    # exp(k log1p(-1/n)) keeps its digits where 1 - 1/n rounds to 1; at n = 1 it is exp(-inf) = 0.
-    return _mix(average, params, jnp.exp(exponent * jnp.log1p(-1.0 / n)))
+    # 1 - (1 - 1/n)^exponent in digits that hold where 1 - 1/n rounds to 1; at n = 1 it is 1.
+    return _towards(average, params, -jnp.expm1(exponent * jnp.log1p(-1.0 / n)))
 
 
 def constant_ema(
-    average: PyTree, params: PyTree, step: Int[Array, ""] | int, *, decay: float = 0.9999
+    average: PyTree, params: PyTree, step: Int[Array, ""] | int, *, decay: float | int = 0.9999
 ) -> PyTree:
     """Average with constant decay, warmed up: beta = min(decay, (1 + step) / (10 + step)).
 
@@ -66,13 +66,13 @@ def constant_ema(
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay = {decay} is outside [0, 1): 0.999 to 0.9999 is usual")
     n = jnp.asarray(step, jnp.float32)
-    return _mix(average, params, jnp.minimum(decay, (1.0 + n) / (10.0 + n)))
+    return _towards(average, params, jnp.maximum(1.0 - decay, 9.0 / (10.0 + n)))
 
 
-def _mix(average: PyTree, params: PyTree, decay: Any) -> PyTree:
+def _towards(average: PyTree, params: PyTree, weight: Any) -> PyTree:
     def one(old: Any, new: Any) -> Any:
-        # In this form decay 0 gives the parameters exactly.
-        mixed = decay * old.astype(jnp.float32) + (1.0 - decay) * new.astype(jnp.float32)
-        return mixed.astype(old.dtype)
+        # The weights of old and new sum to one in this form, however small the weight of new is.
+        moved = old + weight.astype(old.dtype) * (new.astype(old.dtype) - old)
+        return jnp.where(weight < 1.0, moved, new.astype(old.dtype))
 
     return jax.tree.map(one, average, params)

@@ -1,4 +1,4 @@
-"""The loop around the step, the impure place of training: it prints, reads the clock, heeds signals.
+"""The loop around the step, the impure place: it prints, reads the clock and heeds signals.
 
 A run is cut and resumed by the same call. The first thing `fit` does is look for a checkpoint
 later than the state it was given; it goes on from there, with the data where they were and the

@@ -1,4 +1,4 @@
-r"""Recipes for optimisers, each one optax transformation made of optax parts.
+"""Recipes for optimisers, each one optax transformation made of optax parts.
 
 Muon replaces the momentum M of a weight matrix by its orthogonal factor, U V^T where M = U S V^T,
 found by five Newton-Schulz iterations; scaled by 0.2 sqrt(max(fan_in, fan_out)) its entries are as
@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from jaxdiff.types import PyTree
 
-Rate = float | Callable[[Any], Any]
+Rate = float | int | Callable[[Any], Any]
 
 CONDITION = ("embed", "embedding", "film", "mod", "modulation", "modulate", "adaln")
 """Words that keep a kernel out of Muon anywhere in its path: embeddings and modulations."""
@@ -27,7 +27,12 @@ EDGE = ("entry", "exit", "in", "out", "stem", "head", "patch", "patchify", "unpa
 
 
 def schedule(
-    lr: float, steps: int, *, warmup: int = 40, cooldown: float = 0.35, floor: float = 0.01
+    lr: float | int,
+    steps: int,
+    *,
+    warmup: int = 40,
+    cooldown: float | int = 0.35,
+    floor: float = 0.01,
 ) -> Callable[[Any], Array]:
     """Warm-up, constant, then linear down to floor * lr over the last part of training.
 
@@ -77,11 +82,11 @@ def schedule(
 def adam(
     lr: Rate,
     *,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    clip: float | None = 1.0,
+    b1: float | int = 0.9,
+    b2: float | int = 0.999,
+    eps: float | int = 1e-8,
+    weight_decay: float | int = 0.0,
+    clip: float | int | None = 1.0,
 ) -> optax.GradientTransformation:
     """Adam (AdamW if weight_decay > 0) behind a clip of the global gradient norm.
 
@@ -107,11 +112,11 @@ def adam(
 def muon(
     lr: Rate,
     *,
-    beta: float = 0.95,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    weight_decay: float = 0.0,
-    clip: float | None = 1.0,
+    beta: float | int = 0.95,
+    b1: float | int = 0.9,
+    b2: float | int = 0.95,
+    weight_decay: float | int = 0.0,
+    clip: float | int | None = 1.0,
     hidden: Callable[[str, Any], bool] | None = None,
 ) -> optax.GradientTransformation:
     """Muon on hidden kernels, Adam on everything else, behind a clip of the gradient norm.
@@ -130,7 +135,7 @@ def muon(
         Default `is_hidden`.
 
     Reference: K. Jordan et al. 2024, github.com/KellerJordan/Muon; scale: J. Liu et al. 2025,
-      arXiv:2502.16982, eq. 4.
+      arXiv:2502.16982, section 2.2.
 
     >>> params = {"block": {"kernel": jnp.eye(4)}, "bias": jnp.ones(4)}
     >>> optimizer = muon(0.1, clip=None)
@@ -140,22 +145,20 @@ def muon(
     """
     choose = is_hidden if hidden is None else hidden
 
-    def numbers(params: PyTree) -> PyTree:
+    def labels(params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _matrix(leaf) if choose(_spell(path), leaf) else None, params
+            lambda path, leaf: "muon" if choose(_spell(path), leaf) else "adam", params
         )
 
+    kernels = optax.contrib.muon(
+        lr,
+        beta=beta,
+        weight_decay=weight_decay,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(_matrix, params),
+        consistent_rms=0.2,
+    )
     return _clipped(
-        clip,
-        optax.contrib.muon(
-            lr,
-            beta=beta,
-            weight_decay=weight_decay,
-            adam_b1=b1,
-            adam_b2=b2,
-            muon_weight_dimension_numbers=numbers,
-            consistent_rms=0.2,
-        ),
+        clip, optax.partition({"muon": kernels, "adam": optax.adam(lr, b1, b2)}, labels)
     )
 
 
@@ -186,7 +189,7 @@ def _matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
-def _clipped(clip: float | None, inner: Any) -> optax.GradientTransformation:
+def _clipped(clip: float | int | None, inner: Any) -> optax.GradientTransformation:
     if clip is None:
         return inner
     if clip <= 0:

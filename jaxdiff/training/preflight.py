@@ -62,14 +62,14 @@ def preflight(
     """
     compiled = compiled.compile() if hasattr(compiled, "compile") else compiled
     memory = compiled.memory_analysis()
-    parts = [
-        int(getattr(memory, f"{name}_size_in_bytes", 0))
-        for name in ("argument", "output", "temp", "alias")
-    ]
-    needed = parts[0] + parts[1] + parts[2] - parts[3]
+    arguments = int(getattr(memory, "argument_size_in_bytes", 0))
+    outputs = int(getattr(memory, "output_size_in_bytes", 0))
+    temporary = int(getattr(memory, "temp_size_in_bytes", 0))
+    aliased = int(getattr(memory, "alias_size_in_bytes", 0))
+    needed = arguments + outputs + temporary - aliased
     available = _available() if available is None else available
     count = 0 if params is None else parameter_count(params)
-    report = Preflight(*parts, needed, available, count)
+    report = Preflight(arguments, outputs, temporary, aliased, needed, available, count)
     if available is not None and needed > available:
         raise ValueError(_advice(report, batch, accumulate))
     return report

@@ -68,7 +68,7 @@ def test_the_licence_is_beside_it():
 
 
 def test_another_split_is_an_error():
-    with pytest.raises(ValueError, match="split='valid'.*'train' and 'test'"):
+    with pytest.raises(ValueError, match=r"split='valid'.*'train' and 'test'"):
         fashion_mnist("valid")
 
 

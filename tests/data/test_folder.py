@@ -1,4 +1,4 @@
-"""A folder of images: three layouts, and a clear error for everything that may be wrong with one."""
+"""A folder of images: three layouts, and a clear error for whatever may be wrong with it."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from jaxdiff.data import folder, loader
 
 
-def _save(path, value=0, hw=(4, 4), mode="RGB"):
+def _save(path, value: int | tuple[int, ...] = 0, hw=(4, 4), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.new(mode, hw[::-1], value).save(path)
     return path
@@ -52,7 +52,7 @@ def test_it_feeds_the_loader(flat):
 
 
 def test_a_missing_folder_and_a_file_in_its_place(flat):
-    with pytest.raises(FileNotFoundError, match="nowhere.*no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*no such folder"):
         folder(flat / "nowhere")
     with pytest.raises(NotADirectoryError, match=r"a.png' is a file"):
         folder(flat / "a.png")

@@ -34,18 +34,13 @@ def test_the_seed_decides():
 
 
 def test_neighbouring_seeds_share_no_epoch():
-    epochs = {
-        tuple(itertools.chain(*part))
-        for seed in range(4)
-        for stream in [_labels(loader(_source(), 23, seed=seed), 4)]
-        for part in [[labels] for labels in stream]
-    }
-    assert len(epochs) == 16
+    streams = [_labels(loader(_source(), 23, seed=seed), 4) for seed in range(4)]
+    assert len({tuple(epoch) for stream in streams for epoch in stream}) == 16
 
 
 def test_every_epoch_takes_every_row_once():
     stream = _labels(loader(_source(24), 6, seed=1), 12)
-    epochs = [sum(stream[i : i + 4], []) for i in (0, 4, 8)]
+    epochs = [list(itertools.chain(*stream[i : i + 4])) for i in (0, 4, 8)]
     assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
@@ -53,7 +48,7 @@ def test_every_epoch_takes_every_row_once():
 def test_without_the_remainder_an_epoch_takes_no_row_twice():
     batches = loader(_source(), 5, seed=1)
     assert batches.per_epoch == 4
-    assert len(set(sum(_labels(batches, 4), []))) == 20
+    assert len(set(itertools.chain(*_labels(batches, 4)))) == 20
 
 
 def test_with_the_remainder_the_last_batch_is_short():

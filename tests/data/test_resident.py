@@ -64,15 +64,15 @@ def test_a_batch_is_scaled_labelled_and_numbered():
     batch = _batch(_data(200), 3, 0, 8)
     assert batch.x.shape == (8, 2, 2, 1)
     assert batch.x.dtype == jnp.float32
-    assert batch.row.tolist() == list(range(8))
+    assert np.asarray(batch.row).tolist() == list(range(8))
     assert np.allclose(batch.x[:, 0, 0, 0], (2 * batch.cond - 255) / 255)
 
 
 def test_a_number_is_as_good_as_its_key():
     data = _data(20)
-    assert (
-        resident_batch(data, 7, 2, 4).cond == resident_batch(data, jax.random.key(7), 2, 4).cond
-    ).all()
+    fixed = jax.jit(lambda data: resident_batch(data, 7, 2, 4).cond)(data)
+    assert (fixed == _batch(data, jax.random.key(7), 2, 4).cond).all()
+    assert (fixed == _batch(data, 7, 2, 4).cond).all()
 
 
 def test_it_is_pure_in_the_step_and_does_not_retrace():
@@ -91,10 +91,12 @@ def test_it_is_pure_in_the_step_and_does_not_retrace():
 
 def test_rows_ask_for_a_part_of_the_same_batch():
     data = _data(23)
-    whole = resident_batch(data, 0, 5, 8)
-    part = resident_batch(data, 0, 5, 8, rows=jnp.array([6, 1]))
+    whole = _batch(data, 0, 5, 8)
+    part = jax.jit(lambda data, rows: resident_batch(data, 0, 5, 8, rows=rows))(
+        data, jnp.array([6, 1])
+    )
     assert part.cond.tolist() == [int(whole.cond[6]), int(whole.cond[1])]
-    assert part.row.tolist() == [6, 1]
+    assert np.asarray(part.row).tolist() == [6, 1]
 
 
 def test_shards_make_their_own_rows():
@@ -105,17 +107,19 @@ def test_shards_make_their_own_rows():
         return resident_batch(data, 0, 5, 16, rows=rows).cond
 
     spread = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P("data")))(data)
-    assert (spread == resident_batch(data, 0, 5, 16).cond).all()
+    assert (np.asarray(spread) == np.asarray(_batch(data, 0, 5, 16).cond)).all()
 
 
 def test_augmentation_is_part_of_the_pure_function():
     images = np.arange(160, dtype=np.uint8).reshape(10, 4, 4, 1)
     data = resident(Source(images))
     make = jax.jit(lambda step: resident_batch(data, 0, step, 10, augment=augment.flip).x)
-    plain = jax.jit(lambda step: resident_batch(data, 0, step, 10).x)
-    flipped = [(make(i) != plain(i)).any((1, 2, 3)) for i in range(4)]
-    assert (make(2) == make(2)).all()
-    assert 8 < int(jnp.stack(flipped).sum()) < 32
+    flipped = [
+        (np.asarray(make(i)) != np.asarray(_batch(data, 0, i, 10).x)).any((1, 2, 3))
+        for i in range(4)
+    ]
+    assert (np.asarray(make(2)) == np.asarray(make(2))).all()
+    assert 8 < np.stack(flipped).sum() < 32
     assert len({tuple(f.tolist()) for f in flipped}) == 4
 
 
@@ -130,8 +134,8 @@ def test_late_steps_do_not_overflow():
 
 
 def test_points_of_the_plane_pass_unscaled():
-    x, label = toys.two_moons(jax.random.key(0), 32)
-    batch = resident_batch(resident(Source(x, label)), 0, 0, 32)
+    x, label = jax.jit(toys.two_moons, static_argnums=1)(jax.random.key(0), 32)
+    batch = _batch(resident(Source(x, label)), 0, 0, 32)
     assert batch.x.shape == (32, 2)
     assert np.allclose(np.sort(batch.x, 0), np.sort(x, 0))
 
@@ -141,8 +145,8 @@ def test_what_cannot_work_is_refused():
         resident_batch(_data(5), 0, 0, 0)
     with pytest.raises(ValueError, match="step=-1"):
         resident_batch(_data(5), 0, -1, 2)
-    many = Resident(jax.ShapeDtypeStruct((2**20 + 7, 1), jnp.float32))
+    many = Resident(jnp.zeros((2**20 + 7, 0)))
     with pytest.raises(ValueError, match="batch=4096 and n=1048583"):
-        jax.eval_shape(lambda data: resident_batch(data, 0, 0, 4096), many)
+        resident_batch(many, 0, 0, 4096)
     with pytest.raises(ValueError, match="images has dtype int32"):
         resident(Source(np.zeros((2, 2, 2, 1), np.int32)))

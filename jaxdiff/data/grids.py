@@ -1,0 +1,87 @@
+"""Pictures of what a model made: images side by side, points as a density."""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxdiff.data.values import to_uint8
+
+
+def tiled(
+    images: UInt8[np.ndarray, "n h w c"], *, columns: int | None = None, gap: int = 2
+) -> UInt8[np.ndarray, "height width c"]:
+    """Images in rows of `columns` (about square without), `gap` white pixels between them.
+
+    >>> tiled(np.zeros((3, 4, 4, 1), np.uint8), columns=2, gap=1).shape
+    (9, 9, 1)
+    """
+    n, h, w, c = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = -(-n // columns)
+    page = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        page[top : top + h, left : left + w] = image
+    return page
+
+
+def density(points: Float[np.ndarray, "n 2"], *, size: int = 256) -> UInt8[np.ndarray, "h w 1"]:
+    """Points of the plane as a picture of how many fall where, x to the right and y up.
+
+    >>> density(np.zeros((5, 2)), size=8).shape
+    (8, 8, 1)
+    """
+    reach = max(float(np.abs(points).max(initial=0.0)) * 1.05, 1e-6)
+    counts, _, _ = np.histogram2d(*points.T, bins=size, range=[[-reach, reach]] * 2)
+    dark = np.sqrt(counts.T[::-1] / max(counts.max(), 1))
+    return (255 - np.round(255 * dark)).astype(np.uint8)[..., None]
+
+
+def write_grid(
+    path: str | os.PathLike[str], x: Any, *, columns: int | None = None, zoom: int = 1
+) -> None:
+    """Write images as one PNG.
+
+    Args:
+      path: of the file; its folder is made.
+      x: [n, h, w, c], floats in [-1, 1] or uint8; c is 1, 3 or 4.
+      columns: images a row.
+      zoom: every pixel becomes zoom x zoom.
+
+    Raises:
+      OSError: if the file cannot be written; the message names it.
+      ValueError: if the images hold NaN.
+    """
+    values = np.asarray(x)
+    page = tiled(values if values.dtype == np.uint8 else to_uint8(values), columns=columns)
+    _write(path, page.repeat(zoom, 0).repeat(zoom, 1))
+
+
+def write_picture(path: str | os.PathLike[str], x: Any, *, columns: int | None = None) -> None:
+    """Write samples as one PNG: images [n, h, w, c] as a grid, points [n, 2] as a density."""
+    if np.ndim(x) == 4:
+        write_grid(path, x, columns=columns, zoom=max(1, 64 // np.shape(x)[1]))
+    elif np.ndim(x) == 2 and np.shape(x)[1] == 2:
+        _write(path, density(np.asarray(x)))
+    else:
+        raise ValueError(f"samples of shape {np.shape(x)} have no picture: [n, h, w, c] or [n, 2]")
+
+
+def _write(path: str | os.PathLike[str], page: np.ndarray) -> None:
+    from PIL import Image
+
+    file = pathlib.Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(error.errno, f"the picture {file} cannot be written: {reason}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"the picture {file} cannot be written: {error}; end it in .png"
+        ) from error

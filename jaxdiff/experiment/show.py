@@ -1,0 +1,88 @@
+"""Samples of a model as a config says: what the pictures of a run are made with."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from jaxdiff import samplers
+from jaxdiff.denoise import Model, bind, cfg
+from jaxdiff.experiment.objects import Experiment, grid_of, sampler_of
+from jaxdiff.types import Sampler
+
+
+def _drawn(
+    key: Array,
+    model: Model,
+    labels: Array | None,
+    ids: Array,
+    scale: Any,
+    times: Array,
+    *,
+    null: int | None,
+    sampler: Sampler,
+    shape: tuple[int, ...],
+) -> Array:
+    denoise = bind(model, labels) if scale is None else cfg(model, labels, null, scale)
+    return samplers.sample(
+        key, denoise, sampler, shape=(len(ids), *shape), steps=len(times) - 1, times=times, ids=ids
+    )
+
+
+def drawn(config: ConfigDict, experiment: Experiment) -> Any:
+    """A compiled function (key, model, labels, ids, scale) -> samples, as config.sample says.
+
+    `labels` [b] or None, `ids` [b] the numbers of the samples, `scale` None for no guidance.
+    """
+    fn = functools.partial(
+        _drawn,
+        null=experiment.null,
+        sampler=sampler_of(config),
+        shape=experiment.info.shape,
+    )
+    times, run = grid_of(config, experiment.process), jax.jit(fn)
+    return lambda key, model, labels, ids, scale: run(key, model, labels, ids, scale, times)
+
+
+def draw(
+    config: ConfigDict,
+    experiment: Experiment,
+    model: Model,
+    key: Key[Array, ""],
+    n: int,
+    *,
+    labels: Int[Array, " n"] | None = None,
+    scale: float | None = None,
+    start: int = 0,
+    run: Any = None,
+) -> Float[Array, "n ..."]:
+    """n samples: with classifier-free guidance where the model has classes.
+
+    Args:
+      config: `sample` is read.
+      experiment: what the config stands for.
+      model: with its parameters.
+      key: one key; sample i is made from fold_in(key, start + i).
+      n: how many.
+      labels: [n]; by default all classes in turn.
+      scale: of the guidance; by default config.sample.scale, 1 is none.
+      start: number of the first sample.
+      run: what `drawn` returned, to compile once for several calls.
+
+    Raises:
+      ValueError: for n < 1, steps < 1, or times that do not decrease.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: at least one sample")
+    ids = jnp.arange(start, start + n)
+    guide = scale = config.sample.scale if scale is None else scale
+    if experiment.null is None:
+        labels = guide = None
+    elif labels is None:
+        labels = ids % experiment.info.classes
+    guide = None if guide == 1 else guide
+    run = drawn(config, experiment) if run is None else run
+    return run(key, model, labels, ids, guide)
