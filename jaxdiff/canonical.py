@@ -237,8 +237,8 @@ def _rewrite(value: Any) -> Any:
         return tuple(map(_rewrite, value))
     if not _is_jaxpr(value) or not _to_rewrite(value):
         return value
-    jaxpr, consts = getattr(value, "jaxpr", value), getattr(value, "consts", ())
-    run = functools.partial(_evaluate, jaxpr, consts)
+    jaxpr: Any = getattr(value, "jaxpr", value)
+    run = functools.partial(_evaluate, jaxpr, getattr(value, "consts", ()))
     new = jax.make_jaxpr(run)(*(var.aval for var in jaxpr.invars))
     return new if isinstance(value, core.ClosedJaxpr) else new.jaxpr
 

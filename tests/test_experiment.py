@@ -109,33 +109,40 @@ def _loss_of(c, info):
     return jax.eval_shape(found.loss, params, jax.random.key(0), batch)[0]
 
 
-_IMAGE, _POINT = experiment.Info((8, 8, 1), 3), experiment.Info((2,))
+_IMAGE, _POINT = experiment.Info((8, 8, 1), 3), experiment.Info((2,), 3)
 _CHOICES = [
     *[(f"{key}.kind", name) for key, table in (("process", tables._PROCESSES), ("loss", tables._LOSSES)) for name in table],
     *[("wiring.scale_in", name) for name in tables._SCALES_IN],
     *[("wiring.clock", name) for name in tables._CLOCKS],
     *[("optimizer.kind", name) for name in tables._OPTIMIZERS],
     *[("ema.kind", name) for name in tables._AVERAGES],
-    ("net.kind", "dit"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "name"), _CHOICES)
 def test_every_name_builds_a_loss(key, name):
-    assert _loss_of(_built(**{key.replace(".", "__"): name}), _IMAGE).shape == ()
+    c = _built(net__kind="mlp", **{key.replace(".", "__"): name})
+    assert _loss_of(c, _POINT).shape == ()
+
+
+@pytest.mark.parametrize(("net", "info"), [("unet", _IMAGE), ("dit", _IMAGE), ("mlp", _POINT)])
+def test_every_net_builds_a_loss(net, info):
+    assert _loss_of(_built(net__kind=net), info).shape == ()
+    assert _loss_of(_built(net__kind=net), experiment.Info(info.shape)).shape == ()
 
 
 @pytest.mark.parametrize("name", tables._PREDICTIONS)
 def test_every_prediction_builds_a_model(name):
-    c = _built(wiring__prediction=name)
-    found = experiment.build(c, _IMAGE)
+    c = _built(wiring__prediction=name, net__kind="mlp")
+    found = experiment.build(c, _POINT)
     assert found.wiring.prediction.name == name
     params = found.net.init(jax.random.key(0))
     assert isinstance(experiment.model_of(found, params), Model)
 
 
 def test_a_prediction_that_says_nothing_of_the_image_is_refused():
-    found = experiment.build(_built(wiring__prediction="eps", process__kind="vp_cosine"), _IMAGE)
+    c = _built(wiring__prediction="eps", process__kind="vp_cosine", net__kind="mlp")
+    found = experiment.build(c, _POINT)
     with pytest.raises(ValueError, match="prediction eps at t=1.0: alpha is about 0"):
         experiment.model_of(found, found.net.init(jax.random.key(0)))
 
@@ -169,7 +176,8 @@ def test_every_toy_is_a_source(name):
         ({"net.kind": "unnet"}, "did you mean 'unet'"),
         ({"net.kind": "mlp"}, "points take mlp"),
         ({"loss.kind": "flo"}, "config.loss.kind='flo': did you mean 'flow'"),
-        ({"sample.times": "leading", "sample.steps": 90}, "times must decrease"),
+        ({"process.sigma_min": 79.99999, "sample.steps": 50}, "times must decrease"),
+        ({"sample.times": "leading", "sample.steps": 90}, "leading: steps=90"),
         ({"sample.steps": 0}, "at least one step"),
         ({"sample.rho": 0.0}, "sample.rho"),
         ({"optimizer.lr": -1.0}, "lr"),

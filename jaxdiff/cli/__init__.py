@@ -7,7 +7,7 @@ status 1; Ctrl-C is 130. `--debug` shows the traceback instead.
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 _BAD = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample(_verb(verbs, "sample", "draw samples from a run"))
     _restore(_verb(verbs, "restore", "restore measured pictures by posterior sampling"))
     _evaluate(_verb(verbs, "evaluate", "measure a run"))
-    _verb(verbs, "demo", "train, sample and restore on the embedded images, and check the figures")
+    _demo(_verb(verbs, "demo", "train, sample and restore embedded images, and check the figures"))
     return parser
 
 
@@ -122,6 +122,12 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--images", nargs=2, metavar="PLACE", help="two folders, or .npy of images")
 
 
+def _demo(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--out", default="out/demo", help="folder of the pictures and the run (out/demo)")
+    p.add_argument("--steps", type=int, help="of training (as in the config)")
+    p.add_argument("--seed", type=int, default=0)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
@@ -129,8 +135,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] == ["demo"] and not {"-h", "--help"} & set(given):
-        return _guarded("demo", lambda: _demo([g for g in given[1:] if g != "--debug"]), given)
     args, rest = _parser().parse_known_args(given)
     if rest and (args.verb != "train" or not rest[0].startswith("--config.")):
         print(f"jaxdiff {args.verb}: unknown argument {rest[0]}", end=" ", file=sys.stderr)
@@ -141,16 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(args.verb, lambda: importlib.import_module(module).run(args), given)
 
 
-def _demo(rest: list[str]) -> int:
-    from jaxdiff import demo
-
-    return int(demo.main(rest) or 0)
-
-
-def _guarded(verb: str, act, given: list[str]) -> int:
+def _guarded(verb: str, act: Callable[[], object], given: list[str]) -> int:
     """The status of `act()`, its errors told in one line."""
     try:
-        return int(act() or 0)
+        return int(act() or 0)  # type: ignore[call-overload]
     except KeyboardInterrupt:
         print(f"jaxdiff {verb}: interrupted", file=sys.stderr)
         return 130

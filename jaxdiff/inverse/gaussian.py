@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
@@ -72,7 +73,8 @@ def pigdm(operator: Operator, y: PyTree, *, noise: Number, v0: Number = 1.0) -> 
 def _check_noise(noise: Any) -> None:
     if callable(noise) or isinstance(noise, Tracer):
         return
-    if not bool(jnp.all(jnp.asarray(noise) >= 0)):
+    # numpy, since inside a trace jnp would make a tracer of a plain number
+    if not np.all(np.asarray(noise) >= 0):
         raise ValueError(f"noise={noise}: a standard deviation is at least 0")
 
 

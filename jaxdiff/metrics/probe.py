@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxdiff.canonical import scan
@@ -32,10 +33,10 @@ class Logistic(NamedTuple):
 
 
 class Cnn(NamedTuple):
-    """A small convolutional classifier: `kernels` of three layers, two dense ones after them."""
+    """A small convolutional classifier: three layers with kernels, two dense ones after them."""
 
-    kernels: tuple[Array, Array, Array]
-    biases: tuple[Array, Array, Array]
+    kernels: tuple[Array, ...]
+    biases: tuple[Array, ...]
     dense: Logistic
     head: Logistic
 
@@ -232,7 +233,7 @@ def _with_one(x: Array) -> Array:
 def _check_labels(images: Images, labels: Labels, classes: int) -> None:
     if images.shape[0] != labels.shape[0]:
         raise ValueError(f"labels: {labels.shape[0]} for {images.shape[0]} images; give one each")
-    if not isinstance(labels, jax.core.Tracer) and not 0 <= labels.min() <= labels.max() < classes:
+    if not isinstance(labels, Tracer) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(
             f"labels: from {labels.min()} to {labels.max()}; give integers in [0, {classes})"
         )

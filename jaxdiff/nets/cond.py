@@ -11,9 +11,9 @@ guidance do nothing, without a word.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxdiff.types import Control, PyTree
 
@@ -101,7 +101,7 @@ def _check_label(label: Any, batch: int, classes: int) -> None:
 
 def _check_range(label: Any, classes: int) -> None:
     # Values are looked at only where they exist: on tracers, a bad label gives NaN instead.
-    if isinstance(label, jax.core.Tracer) or not getattr(label, "is_fully_addressable", True):
+    if isinstance(label, Tracer) or not getattr(label, "is_fully_addressable", True):
         return
     values = np.asarray(label)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))

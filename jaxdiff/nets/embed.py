@@ -62,7 +62,9 @@ def positions(h: int, w: int, width: int) -> Float[Array, "n {width}"]:
     if width % 4:
         raise ValueError(f"width is {width}: 2-D positions need a multiple of 4")
     row, column = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
-    return jnp.concatenate([_line(column.reshape(-1), width), _line(row.reshape(-1), width)], axis=1)
+    return jnp.concatenate(
+        [_line(column.reshape(-1), width), _line(row.reshape(-1), width)], axis=1
+    )
 
 
 def _line(place: Int[Array, " n"], width: int) -> Float[Array, "n half"]:
@@ -108,8 +110,8 @@ def times(time: Float[Array, "*b"], batch: int) -> Float[Array, " batch"]:
     Raises:
       ValueError: if time is neither a scalar nor of shape [b].
 
-    >>> times(jnp.array(0.5), 2)
-    Array([0.5, 0.5], dtype=float32)
+    >>> times(jnp.zeros(()), 2)
+    Array([0., 0.], dtype=float32)
     """
     if time.shape not in ((), (batch,)):
         raise ValueError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -22,8 +23,8 @@ def spread(deviation: float) -> Initial:
     """An initialiser: uniform on [-sqrt(3) d, sqrt(3) d], so of mean 0 and deviation d.
 
     >>> w = spread(0.5)(jax.random.key(0), (100, 100), jnp.float32)
-    >>> round(float(w.mean()), 2), round(float(w.std()), 2)
-    (-0.0, 0.5)
+    >>> round(float(w.std()), 2)
+    0.5
     """
 
     def draw(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
@@ -46,7 +47,7 @@ def lecun(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> A
 def _uniform(key: Array, size: int) -> Array | np.ndarray:
     """float32 [size] on [-1/2, 1/2); numpy for a concrete key, jax for a traced one, same bits."""
     words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    if isinstance(words, jax.core.Tracer):
+    if isinstance(words, Tracer):
         count = jax.lax.iota(jnp.uint32, size)
     else:
         words, count = np.asarray(words), np.arange(size, dtype=np.uint32)

@@ -50,9 +50,7 @@ def linear(
     (1, 5, 5, 8)
     """
     start = nnx.initializers.zeros if zero else lecun
-    return nnx.Linear(
-        inputs, outputs, kernel_init=start, use_bias=bias, dtype=dtype, rngs=rngs
-    )
+    return nnx.Linear(inputs, outputs, kernel_init=start, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):

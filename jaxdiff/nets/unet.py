@@ -179,9 +179,7 @@ class UNet(nnx.Module):
             )
         levels = len(self.down) + 1
         check_divisible(x.shape, 2 ** (levels - 1), f"{levels} levels")
-        return read_cond(
-            cond, batch=x.shape[0], classes=self.classes, context_dim=self.context_dim
-        )
+        return read_cond(cond, batch=x.shape[0], classes=self.classes, context_dim=self.context_dim)
 
     def _descend(self, h: Array, embedding: Array, given: Given) -> tuple[Array, list[Array]]:
         skips = []
@@ -207,9 +205,7 @@ def _hw(x: Array) -> tuple[int, int]:
     return x.shape[1], x.shape[2]
 
 
-def _check_build(
-    widths: Sequence[int], depth: int, middle: int, attention: Sequence[int]
-) -> None:
+def _check_build(widths: Sequence[int], depth: int, middle: int, attention: Sequence[int]) -> None:
     for name, value in (("len(widths)", len(widths)), ("depth", depth), ("middle", middle)):
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be at least 1")

@@ -146,9 +146,10 @@ def decode(
 
 
 def _over(used: Array, numerator: Any, denominator: Array) -> Array:
-    """numerator / denominator where `used` (NaN at 0, not inf), else 0 with derivative 0."""
-    nonzero = jnp.where(denominator == 0, jnp.nan, denominator)
-    return jnp.where(used, numerator / jnp.where(used, nonzero, 1.0), 0.0)
+    """numerator / denominator where `used` (NaN for 0 and inf), else 0 with derivative 0."""
+    lost = (denominator == 0) | jnp.isinf(denominator)
+    proper = jnp.where(lost, jnp.nan, denominator)
+    return jnp.where(used, numerator / jnp.where(used, proper, 1.0), 0.0)
 
 
 def blind(prediction: Prediction, process: Process, t: Time) -> Bool[Array, ""]:

@@ -180,7 +180,7 @@ def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
     stride = jnp.floor((process.t_max + 1) / n)
     first = (n - 1) * stride + offset
     if not isinstance(first, Tracer) and not (
-        stride >= 1 and 0 <= offset and first <= process.t_max
+        stride >= 1 and offset >= 0 and first <= process.t_max
     ):
         raise ValueError(
             f"leading: steps={n}, offset={offset} on times 0 ... {float(process.t_max):g}: take "
@@ -216,7 +216,10 @@ def karras(process: Process, n: int, rho: Scalar = 7.0) -> Float[Array, " m"]:
 
 
 def _between(high: Array, low: Array, n: int) -> Array:
-    return high + jnp.arange(n) * (low - high) / max(n - 1, 1)  # exact where the result is
+    """n numbers evenly spread from high to low, both ends exact; high alone for n = 1."""
+    i = jnp.arange(n)
+    spread = high + i * (low - high) / max(n - 1, 1)  # in this order exact where the result is
+    return jnp.where(i < max(n - 1, 1), spread, low)
 
 
 def _ratios(process: Process) -> tuple[Array, Array]:

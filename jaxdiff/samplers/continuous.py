@@ -30,33 +30,43 @@ SDE where it has alpha = 0)."""
 
 
 class _PerSample(diffrax.AbstractBrownianPath):
-    """Brownian motion [b, ...], each sample from its own key: no sample sees the batch."""
+    """Brownian motion [b, ...], each sample from its own key: no sample sees the batch.
 
-    paths: diffrax.VirtualBrownianTree
+    On given times every increment is drawn by itself, from a key folded with its ends. Only a
+    step size that adapts needs the virtual tree, whose single precision does not resolve the
+    space-time area of steps 1e5 times shorter than the interval.
+    """
+
+    keys: Any
     t0: Any
     t1: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
     levy_area: Any = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+
+    def _path(self, key: Array) -> Any:
+        if not self.adaptive:
+            return diffrax.UnsafeBrownianPath(self.shapes, key, self.levy_area)
+        tol = (self.t1 - self.t0) * 1e-5
+        return diffrax.VirtualBrownianTree(self.t0, self.t1, tol, self.shapes, key, self.levy_area)
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
-        each = lambda path: path.evaluate(t0, t1, left, use_levy)  # noqa: E731
-        return eqx.filter_vmap(each)(self.paths)
+        each = lambda key: self._path(key).evaluate(t0, t1, left, use_levy)  # noqa: E731
+        found = jax.vmap(each)(self.keys)
+        like_x = lambda leaves: jax.tree.unflatten(self.structure, leaves)  # noqa: E731
+        return jax.tree.map(like_x, found, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def _brownian(keys: Array, x: PyTree, t0: Array, t1: Array, solver: Any, tol: Array) -> _PerSample:
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
+def _brownian(
+    keys: Array, x: PyTree, t0: Array, t1: Array, solver: Any, adaptive: bool
+) -> _PerSample:
+    leaves, structure = jax.tree.flatten(x)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves)
     area = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
     # AbstractBrownianIncrement stands for "any": its concrete form is the cheapest
     area = diffrax.SpaceTimeLevyArea if "SpaceTime" in area.__name__ else diffrax.BrownianIncrement
-    tree = lambda key: diffrax.VirtualBrownianTree(t0, t1, tol, shapes, key, area)  # noqa: E731
-    paths: Any = eqx.filter_vmap(tree)(keys)
-    return _PerSample(paths, t0, t1, area)
-
-
-def _finest(stepping: Any, t0: Array, t1: Array) -> Array:
-    """The resolution of the Brownian tree: it is exact for steps of at least twice this length."""
-    if isinstance(stepping, diffrax.StepTo):
-        return jnp.min(jnp.diff(jnp.asarray(stepping.ts))) / 2
-    return (t1 - t0) * 1e-5
+    return _PerSample(keys, t0, t1, shapes, structure, area, adaptive)
 
 
 def _start(denoise: Denoiser, ode: bool) -> Array:
@@ -91,9 +101,10 @@ def integrate(
     """Integrate the probability flow, or with `keys` the reverse SDE, from noise to data.
 
     The default adjoint checkpoints, so that gradients with respect to x and the parameters are
-    exact for the steps taken; Brownian motion is a virtual tree, correct for adaptive steps too.
-    An adaptive step size is shared by the batch: there, samples agree across batch sizes to the
-    tolerance only.
+    exact for the steps taken. Without `times` Brownian motion is a virtual tree, correct for
+    adaptive steps; in single precision it wants a narrow range of t, so `rebase` a denoiser of
+    edm (t up to 80) to a rectified flow. An adaptive step size is shared by the batch: there,
+    samples agree across batch sizes to the tolerance only.
 
     Args:
       denoise: the denoiser; guides that need steps raise GridOnly.
@@ -130,7 +141,7 @@ def integrate(
         terms: Any = diffrax.ODETerm(_flow(denoise))
     else:
         solver = solver or diffrax.ShARK()
-        terms = _reverse(denoise, _brownian(keys, x, t0, t1, solver, _finest(stepping, t0, t1)))
+        terms = _reverse(denoise, _brownian(keys, x, t0, t1, solver, times is None))
     solution = diffrax.diffeqsolve(
         terms,
         solver,

@@ -268,7 +268,7 @@ def _seal(checkpoints: Checkpoints, step: int, contents: dict[str, Any], needed:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Refuse before anything is written. Several processes might not see the same: they just try."""
+    """Refuse before anything is written; several processes might not see the same and just try."""
     free = shutil.disk_usage(folder).free
     if free < needed and jax.process_count() == 1:
         raise OSError(errno.ENOSPC, f"{free} bytes are free")

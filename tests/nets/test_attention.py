@@ -14,9 +14,7 @@ PLACE = Site("here", "", "middle", 0, 0, "cross", (2, 3), 2)
 
 def _qkv(dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 3)
-    return [
-        jax.random.normal(k, (2, n, 2, 8), dtype) for k, n in zip(keys, (6, 5, 5))
-    ]
+    return [jax.random.normal(k, (2, n, 2, 8), dtype) for k, n in zip(keys, (6, 5, 5))]
 
 
 def _formula(q, k, v, mask=None):
@@ -83,13 +81,18 @@ def test_controls_act():
     )
     np.testing.assert_allclose(only, jnp.broadcast_to(v[:, :1], only.shape), atol=1e-6)
     ban = attend(
-        q, k, v, control=_on("logits", lambda z: z - 1e9 * (1 - first.reshape(1, 1, 1, 5))),
+        q,
+        k,
+        v,
+        control=_on("logits", lambda z: z - 1e9 * (1 - first.reshape(1, 1, 1, 5))),
         place=PLACE,
     )
     np.testing.assert_allclose(ban, only, atol=1e-6)
     swapped = attend(q, k, v, control=_on("qkv", lambda t: (t[0], t[1], 2 * t[2])), place=PLACE)
     np.testing.assert_allclose(swapped, 2 * attend(q, k, v, place=PLACE), atol=1e-5)
-    assert float(jnp.abs(attend(q, k, v, control=_on("out", jnp.zeros_like), place=PLACE)).max()) == 0
+    assert (
+        float(jnp.abs(attend(q, k, v, control=_on("out", jnp.zeros_like), place=PLACE)).max()) == 0
+    )
 
 
 def test_heads_must_divide():

@@ -1,5 +1,7 @@
 """The bridge: plain trees, honest errors, stable functions, every transformation."""
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,8 @@ from flax import nnx
 
 from jaxdiff.nets import check_params, functional, mlp
 
-NAMES = ["unet", "dit", "mlp"]
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_params_are_a_plain_dict_of_float32(name, small):
-    params = small[name](classes=3).init(jax.random.key(0))
-
+def test_params_are_a_plain_dict_of_float32(built):
     def check(node):
         if isinstance(node, dict):
             assert type(node) is dict
@@ -24,125 +21,135 @@ def test_params_are_a_plain_dict_of_float32(name, small):
             assert isinstance(node, jax.Array)
             assert node.dtype == jnp.float32
 
-    check(params)
+    check(built.params)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_init_is_the_same_eager_jitted_and_abstract(name, small):
-    net = small[name]()
-    eager = net.init(jax.random.key(3))
-    jitted = jax.jit(net.init)(jax.random.key(3))
+def test_init_is_the_same_eager_jitted_and_abstract(built):
+    eager = built.net.init(jax.random.key(3))
+    jitted = jax.jit(built.net.init)(jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, eager, jitted)
-    shapes = jax.eval_shape(net.init, jax.random.key(3))
+    shapes = jax.eval_shape(built.net.init, jax.random.key(3))
     assert jax.tree.map(jnp.shape, eager) == jax.tree.map(jnp.shape, shapes)
-    other = net.init(jax.random.key(4))
-    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), eager, other)))
+    other = built.net.init(jax.random.key(4))
+    assert not np.array_equal(eager["entry"]["kernel"], other["entry"]["kernel"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_apply_starts_at_zero_and_is_deterministic(name, small, inputs, moved):
-    net, (x, time, _) = small[name](), inputs(name)
-    assert float(jnp.abs(net.apply(net.init(jax.random.key(0)), x, time)).max()) == 0
-    params = moved(net)
-    first, second = net.apply(params, x, time), net.apply(params, x, time)
-    assert first.shape == x.shape
+def test_apply_starts_at_zero_and_is_deterministic(built):
+    start = built.apply(built.net.init(jax.random.key(0)), built.x, built.time, built.cond)
+    assert float(jnp.abs(start).max()) == 0
+    first = built.apply(built.params, built.x, built.time, built.cond)
+    second = built.apply(built.params, built.x, built.time, built.cond)
+    assert first.shape == built.x.shape
     assert first.dtype == jnp.float32
     assert float(jnp.std(first)) > 1e-3
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_reaches_every_parameter(name, small, inputs, tokens, moved):
-    extra = {} if name == "mlp" else {"context_dim": 6}
-    net = small[name](classes=3, **extra)
-    x, time, label = inputs(name)
-    cond = {"label": label} | ({"tokens": tokens} if extra else {})
-    weight = jax.random.normal(jax.random.key(5), x.shape)
-    loss = jax.jit(jax.grad(lambda p: jnp.sum(weight * net.apply(p, x, time, cond))))
-    sizes = jax.tree.map(lambda g: float(jnp.abs(g).max()), loss(moved(net)))
-    silent = [p for p, v in jax.tree_util.tree_leaves_with_path(sizes) if not v > 1e-5]
-    assert silent == []
+def test_gradient_reaches_every_parameter(built):
+    weight = jnp.asarray(np.random.default_rng(5).standard_normal(built.x.shape), jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.sum(weight * built.net.apply(params, built.x, built.time, built.cond))
+
+    leaves = jax.tree_util.tree_leaves_with_path(gradient(built.params))
+    assert [path for path, leaf in leaves if not np.abs(leaf).max() > 1e-5] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sample_does_not_depend_on_its_batch(name, small, inputs, moved):
-    net, (x, time, label) = small[name](classes=3), inputs(name)
-    params = moved(net)
-    together = net.apply(params, x, time, label)
+def test_a_sample_does_not_depend_on_its_batch(built):
+    together = built.apply(built.params, built.x, built.time, built.cond)
     for i in range(4):
-        alone = net.apply(params, x[i : i + 1], time[i : i + 1], label[i : i + 1])
+        x, time, cond = jax.tree.map(itemgetter(slice(i, i + 1)), (built.x, built.time, built.cond))
+        alone = built.apply(built.params, x, time, cond)
         np.testing.assert_allclose(alone[0], together[i], atol=1e-5 * float(jnp.abs(x).max()))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_time_and_label_act_and_a_scalar_time_is_repeated(name, small, inputs, moved):
-    net, (x, time, label) = small[name](classes=3), inputs(name)
-    params = moved(net)
-    out = net.apply(params, x, time, label)
-    assert float(jnp.abs(net.apply(params, x, time + 0.5, label) - out).max()) > 1e-4
-    other = net.apply(params, x, time, label.at[0].set(3))
+def test_time_and_label_act(built):
+    out = built.apply(built.params, built.x, built.time, built.cond)
+    later = built.apply(built.params, built.x, built.time + 0.5, built.cond)
+    assert float(jnp.abs(later - out).max()) > 1e-4
+    label = built.cond["label"].at[0].set(3)
+    other = built.apply(built.params, built.x, built.time, built.cond | {"label": label})
     assert float(jnp.abs(other[0] - out[0]).max()) > 1e-4
     np.testing.assert_allclose(other[1:], out[1:], atol=1e-6)
-    scalar = net.apply(params, x, jnp.array(0.3), {"label": label})
-    np.testing.assert_array_equal(scalar, net.apply(params, x, jnp.full(4, 0.3), label))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_transformations_compose(name, small, inputs, moved):
-    net, (x, time, _) = small[name](), inputs(name, 2)
-    params = moved(net)
-    plain = net.apply(params, x, time)
+def test_a_scalar_time_and_bare_labels(point_net):
+    net, label = point_net, point_net.cond["label"]
+    scalar = net.apply(net.params, net.x, jnp.array(0.3), label)
+    np.testing.assert_allclose(
+        scalar, net.apply(net.params, net.x, jnp.full(4, 0.3), net.cond), atol=1e-6
+    )
 
-    def one(x1, t1):
-        return net.apply(params, x1[None], t1[None])[0]
 
-    mapped = jax.jit(jax.vmap(one))(x, time)
+def test_transformations_compose(built):
+    rng = np.random.default_rng(6)
+    u, v = (jnp.asarray(rng.standard_normal(built.x.shape), jnp.float32) for _ in range(2))
+
+    def one(x, time, cond):
+        raised = jax.tree.map(lambda leaf: leaf[None], (x, time, cond))
+        return built.net.apply(built.params, *raised)[0]
+
+    @jax.jit
+    def all_of_them(x):
+        def run(x):
+            return jax.vmap(one)(x, built.time, built.cond)
+
+        return run(x), jax.jvp(run, (x,), (v,))[1], jax.vjp(run, x)[1](u)[0]
+
+    mapped, forward, backward = all_of_them(built.x)
+    plain = built.apply(built.params, built.x, built.time, built.cond)
     np.testing.assert_allclose(mapped, plain, atol=1e-5)
-    v = jax.random.normal(jax.random.key(6), x.shape)
-    u = jax.random.normal(jax.random.key(7), x.shape)
-    _, forward = jax.jvp(lambda x: net.apply(params, x, time), (x,), (v,))
-    (backward,) = jax.vjp(lambda x: net.apply(params, x, time), x)[1](u)
     np.testing.assert_allclose(jnp.vdot(u, forward), jnp.vdot(v, backward), rtol=1e-3)
 
 
-def test_apply_is_a_stable_static_argument(small, inputs, moved):
-    net, (x, time, _) = small["mlp"](), inputs("mlp")
+def test_init_and_apply_map_over_an_ensemble(point_net):
+    net = point_net
+    many = jax.vmap(net.net.init)(jax.random.split(jax.random.key(0), 3))
+    np.testing.assert_array_equal(
+        many["entry"]["kernel"][1],
+        net.net.init(jax.random.split(jax.random.key(0), 3)[1])["entry"]["kernel"],
+    )
+    out = jax.vmap(net.net.apply, in_axes=(0, None, None, None))(many, net.x, net.time, net.cond)
+    assert out.shape == (3, 4, 2)
+
+
+def test_apply_is_a_stable_static_argument(point_net, moved):
     traces = []
 
     def run(apply, params, x):
         traces.append(1)
-        return apply(params, x, time)
+        return apply(params, x, point_net.time, point_net.cond)
 
-    params = moved(net)
-    jax.jit(run, static_argnums=0)(net.apply, params, x)
-    jax.jit(run, static_argnums=0)(net.apply, moved(net, 1), x + 1)
+    net = point_net.net
+    for seed in range(2):
+        jax.jit(run, static_argnums=0)(net.apply, moved(net, seed), point_net.x + seed)
+    assert len(traces) == 1
     jitted = jax.jit(run)
-    jitted(jax.tree_util.Partial(net.apply), params, x)
-    jitted(jax.tree_util.Partial(net.apply), moved(net, 2), x)
-    assert len(traces) == 2  # one for each way to hand it over
+    for seed in range(2):
+        jitted(jax.tree_util.Partial(net.apply), moved(net, seed), point_net.x)
+    assert len(traces) == 2
 
 
-def test_params_may_be_cast_for_sampling(small, inputs, moved):
-    net, (x, time, _) = small["mlp"](), inputs("mlp")
-    params = moved(net)
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), params)
-    check_params(net, half)
-    np.testing.assert_allclose(
-        net.apply(half, x, time), net.apply(params, x, time), atol=0.1, rtol=0.1
-    )
+def test_params_may_be_cast_for_sampling(point_net):
+    net = point_net
+    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), net.params)
+    check_params(net.net, half)
+    full = net.apply(net.params, net.x, net.time, net.cond)
+    np.testing.assert_allclose(net.apply(half, net.x, net.time, net.cond), full, atol=0.1, rtol=0.1)
 
 
 def test_params_of_another_architecture_are_named():
-    net, x = mlp(dim=2, width=16, depth=1), jnp.ones((3, 2))
-    wide = mlp(dim=2, width=24, depth=1).init(jax.random.key(0))
-    deep = mlp(dim=2, width=16, depth=2).init(jax.random.key(0))
-    with pytest.raises(ValueError, match=r"entry/kernel: expected float32\[2,16\].*\[2,24\]"):
-        check_params(net, wide)
+    net, deep = mlp(dim=2, width=16, depth=1), mlp(dim=2, width=16, depth=2)
+    x, key = jnp.ones((3, 2)), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"first/bias: expected float32\[16\], found float32\[24\]"):
+        check_params(net, mlp(dim=2, width=24, depth=1).init(key))
     with pytest.raises(ValueError, match=r"blocks/1/first/bias: surplus"):
-        net.apply(deep, x, jnp.zeros(3))
+        net.apply(deep.init(key), x, jnp.zeros(3))
     with pytest.raises(ValueError, match=r"6 paths differ: blocks/1/first/bias: missing"):
-        check_params(mlp(dim=2, width=16, depth=2), net.init(jax.random.key(0)))
-    check_params(net, jax.eval_shape(net.init, jax.random.key(1)))
+        check_params(deep, net.init(key))
+    check_params(net, jax.eval_shape(net.init, key))
 
 
 def test_only_params_are_allowed():
