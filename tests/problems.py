@@ -106,11 +106,11 @@ def _still(x):
 
 def _noise_step(fold, now, denoise, state):
     z = trees.normal(trees.fold(now.key, fold), state.x)
-    return State(trees.combine((1.0, state.x), (1.0, z))), denoise(state.x, now.t, now)
+    return State(z), denoise(state.x, now.t, now)
 
 
 def noise_sampler(fold=0):
-    """A sampler that adds pure noise: what it returns shows which numbers were drawn."""
+    """A sampler that returns pure noise: it shows which numbers were drawn."""
     return Sampler(_still, functools.partial(_noise_step, fold))
 
 

@@ -15,7 +15,13 @@ from PIL import Image
 
 from jaxdiff import cli, experiment
 from jaxdiff.cli import main
-from tests.tiny_run import command, pictures
+from tests.tiny_run import command, compiled_once, pictures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    with compiled_once(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,11 @@ def run(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     assert main(command(photos, folder)) == 0
     return folder
+
+
+def _size(path):
+    with Image.open(path) as image:
+        return image.size
 
 
 def _fails(capsys, argv, *words, status=2):
@@ -60,7 +71,7 @@ def test_training_ends_with_the_command_that_samples(run, photos, capsys):
 def test_sample_writes_a_picture(run, tmp_path, capsys):
     out = tmp_path / "new" / "x.png"
     assert main(["sample", str(run), "--label", "UP", "0", "--n", "6", "--out", str(out)]) == 0
-    assert Image.open(out).size[0] > 8
+    assert _size(out)[0] > 8
     assert str(out) in capsys.readouterr().out
 
 
@@ -83,14 +94,20 @@ def test_restore_writes_and_measures(run, photos, tmp_path, capsys, task, method
     out = capsys.readouterr().out
     assert re.search(r"PSNR against the picture: [\d.]+ dB", out)
     assert re.search(r"residual over the noise level: [\d.]+", out)
-    assert Image.open(tmp_path / "x.png").size == (4 * (3 * 8 + 4), 4 * (2 * 8 + 2))
+    assert _size(tmp_path / "x.png") == (4 * (3 * 8 + 4), 4 * (2 * 8 + 2))
 
 
 def test_restore_takes_a_mask_and_a_measurement(run, photos, tmp_path, capsys):
     mask = np.full((8, 8), 255, np.uint8)
     mask[:, :4] = 0
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    argv = ["restore", str(run), str(photos / "up" / "0.png"), "--task", f"mask={tmp_path}/mask.png"]
+    argv = [
+        "restore",
+        str(run),
+        str(photos / "up" / "0.png"),
+        "--task",
+        f"mask={tmp_path}/mask.png",
+    ]
     assert main([*argv, "--measured", "--label", "up", "--steps", "3"]) == 0
     assert "PSNR" not in capsys.readouterr().out
     assert (run / "samples" / "restore.png").is_file()
@@ -157,8 +174,14 @@ def test_help_has_examples(verb, capsys):
 
 
 def test_help_imports_nothing_heavy(shell_env):
-    code = "import sys; from jaxdiff.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\nsys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=shell_env, capture_output=True).returncode == 0
+    lines = (
+        "import sys; from jaxdiff.cli import main",
+        "try: main(['train', '--help'])",
+        "except SystemExit: pass",
+        "sys.exit('jax' in sys.modules)",
+    )
+    argv = [sys.executable, "-c", "\n".join(lines)]
+    assert subprocess.run(argv, env=shell_env, capture_output=True).returncode == 0
 
 
 # --- going on ------------------------------------------------------------------------------------
@@ -285,8 +308,8 @@ def test_no_space_left_is_one_line(photos, capsys, tmp_path, monkeypatch):
 
 
 def test_another_architecture_is_one_line(run, photos, capsys):
-    argv = command(photos, run, "--config.net.widths=(8,16)")
-    _fails(capsys, argv, "another architecture", "net.widths ((8, 8) there, (8, 16) here)")
+    argv = command(photos, run, "--config.net.width=32")
+    _fails(capsys, argv, "another architecture", "net.width (16 there, 32 here)")
 
 
 def test_a_damaged_run_is_one_line(run, tmp_path, capsys):

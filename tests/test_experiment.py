@@ -15,7 +15,14 @@ from jaxdiff.experiment import objects as tables
 from jaxdiff.experiment import run as running
 from jaxdiff.experiment.config import default, from_values, put, read_config
 from jaxdiff.types import Batch
-from tests.tiny_run import TINY, pictures
+from tests.tiny_run import TINY, compiled_once, pictures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    with compiled_once(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
 
 # --- configs -------------------------------------------------------------------------------------
 
@@ -299,17 +306,17 @@ def test_a_run_that_was_interrupted_goes_on(config, tmp_path, monkeypatch, resid
 
 
 def test_another_architecture_is_refused_by_name(straight, config):
-    put(config, "net.widths", (8, 16))
-    with pytest.raises(ValueError, match=r"another architecture: net.widths \(\(8, 8\) there"):
+    put(config, "net.width", 32)
+    with pytest.raises(ValueError, match=r"another architecture: net.width \(16 there, 32 here"):
         experiment.train(config, straight[0], progress=False)
 
 
 def test_what_changed_otherwise_is_said(straight, config, tmp_path):
     shutil.copytree(straight[0], tmp_path / "more")
-    put(config, "optimizer.lr", 0.02)
+    put(config, "data.on_error", "skip")
     said = []
     experiment.train(config, tmp_path / "more", say=said.append, progress=False)
-    assert any("optimizer.lr (0.01 there, 0.02 here)" in line for line in said)
+    assert any("data.on_error (raise there, skip here)" in line for line in said)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path):
@@ -319,8 +326,9 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path):
         experiment.train(config, tmp_path / "run", progress=False)
 
 
-def test_eight_devices_learn_the_same(straight, config, tmp_path):
-    put(config, "mesh.data", 4)
+@pytest.mark.slow
+def test_four_devices_learn_the_same(straight, config, tmp_path):
+    put(config, "mesh.data", 2)
     put(config, "mesh.fsdp", 2)
     done = experiment.train(config, tmp_path / "wide", progress=False)
     first = [_records(f)[4]["loss"] for f in (straight[0], tmp_path / "wide")]

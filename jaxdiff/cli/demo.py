@@ -29,7 +29,7 @@ NOISE = 0.05
 HELD_OUT = 64
 """How many test images are restored."""
 
-RESTORE_STEPS = 30
+RESTORE_STEPS = 20
 
 GATES = {"box": ("A^T y", 4.0), "random": ("mean-image fill", 6.0), "superres": ("pinv", 2.0)}
 """Per task: the naive answer, and by how many dB it has to be beaten."""

@@ -63,7 +63,9 @@ def _bits(args: argparse.Namespace, pair: dict[str, Any]) -> tuple[float, str]:
     source, rows, what = _held_out(args, config)
     images = take(source.images, rows)
     if images.dtype != np.uint8:
-        raise ValueError(f"bits need images of bytes; this run has {images.dtype}{images.shape[1:]}")
+        raise ValueError(
+            f"bits need images of bytes; this run has {images.dtype}{images.shape[1:]}"
+        )
     labels = None if source.labels is None else take(source.labels, rows)
     bound = jax.jit(lambda key, cond, x, ids: bits_bound(key, bind(model, cond), x, ids=ids))
     size = min(len(rows), 50)
@@ -121,9 +123,7 @@ def _kernel(args: argparse.Namespace, pair: dict[str, Any]) -> tuple[float, str]
     return float(metrics.kernel_distance(a, b)), what
 
 
-def _compared(
-    name: str, args: argparse.Namespace, pair: dict[str, Any]
-) -> tuple[float, str]:
+def _compared(name: str, args: argparse.Namespace, pair: dict[str, Any]) -> tuple[float, str]:
     if not args.images:
         raise ValueError(f"--metrics {name} compares pictures: give --images ORIGINALS RESTORED")
     a, b = (read_set(place) for place in args.images)

@@ -9,6 +9,7 @@ objects, `run.py` trains and loads. A run folder describes itself: config.json, 
 metrics.jsonl, tensorboard/, samples/*.png.
 """
 
+from jaxdiff.experiment.config import default, flat, from_values, put, read_config
 from jaxdiff.experiment.objects import (
     Experiment,
     Info,
@@ -20,7 +21,6 @@ from jaxdiff.experiment.objects import (
     sampler_of,
     source,
 )
-from jaxdiff.experiment.config import default, flat, from_values, put, read_config
 from jaxdiff.experiment.run import batches, load, restore, train
 from jaxdiff.experiment.show import draw, drawn
 

@@ -137,7 +137,9 @@ def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def _find(name: str) -> pathlib.Path:
-    near = [pathlib.Path("configs"), pathlib.Path(__file__).parents[2] / "configs"]
+    # here, in a checkout beside the package, in an installed package inside it
+    package = pathlib.Path(__file__).parents[1]
+    near = [pathlib.Path("configs"), package.parent / "configs", package / "configs"]
     places = [pathlib.Path(name), *(folder / f"{name}.py" for folder in near)]
     for place in places:
         if place.is_file():

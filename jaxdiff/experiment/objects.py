@@ -67,7 +67,10 @@ _OPTIMIZERS = {
     "adam": (training.adam, ("b1", "b2", "weight_decay")),
 }
 _AVERAGES = {
-    "power": (lambda exponent: functools.partial(training.power_ema, exponent=exponent), ("exponent",)),
+    "power": (
+        lambda exponent: functools.partial(training.power_ema, exponent=exponent),
+        ("exponent",),
+    ),
     "constant": (lambda decay: functools.partial(training.constant_ema, decay=decay), ("decay",)),
     "none": (lambda: None, ()),
 }
@@ -162,7 +165,9 @@ def source(config: ConfigDict, *, test: bool = False) -> data.Source:
     if values["kind"] == "folder":
         part = (values["test"] if test else "") or values["path"]
         if not part:
-            raise ValueError("config.data.path is empty: name the folder, --config.data.path=photos")
+            raise ValueError(
+                "config.data.path is empty: name the folder, --config.data.path=photos"
+            )
     return _made(_SOURCES, values["kind"], "data.kind", values | {"part": part})
 
 
@@ -177,12 +182,16 @@ def build(config: ConfigDict, info: Info | None = None) -> Experiment:
     Raises:
       ValueError: for a name that is in no table, and what the constructors refuse.
 
+    >>> from jaxdiff.experiment.config import default
     >>> experiment = build(default(), Info((28, 28, 1), 10))
     >>> experiment.null, experiment.wiring.prediction.name
     (10, 'F')
     """
     info = info_of(source(config)) if info is None else info
-    net, noise = _net(config, info), _made(_PROCESSES, config.process.kind, "process.kind", config.process)
+    net, noise = (
+        _net(config, info),
+        _made(_PROCESSES, config.process.kind, "process.kind", config.process),
+    )
     wired = _wiring(config.wiring)
     null = info.classes or None
     loss = _entry(_LOSSES, config.loss.kind, "loss.kind")
@@ -196,6 +205,7 @@ def build(config: ConfigDict, info: Info | None = None) -> Experiment:
 
 def _net(config: ConfigDict, info: Info) -> Net:
     c = config.net
+    _entry(_NETS, c.kind, "net.kind")
     if len(info.shape) == 1:
         place: dict[str, Any] = {"dim": info.shape[0]}
     else:
@@ -230,7 +240,9 @@ def _optimizer(config: ConfigDict) -> Any:
 def model_of(experiment: Experiment, params: PyTree) -> Model:
     """The model with these parameters; images lie in [-1, 1], points anywhere."""
     span = (-1.0, 1.0) if len(experiment.info.shape) == 3 else None
-    return make_model(experiment.net.apply, params, experiment.process, experiment.wiring, span=span)
+    return make_model(
+        experiment.net.apply, params, experiment.process, experiment.wiring, span=span
+    )
 
 
 def label_of(info: Info, text: str) -> int:

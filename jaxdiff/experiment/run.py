@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from jaxdiff import data, training
 from jaxdiff.data.grids import write_picture
 from jaxdiff.denoise import Model
-from jaxdiff.experiment.objects import Experiment, Info, build, info_of, model_of, source
 from jaxdiff.experiment.config import flat, from_values
+from jaxdiff.experiment.objects import Experiment, Info, build, info_of, model_of, source
 from jaxdiff.experiment.show import draw, drawn
 from jaxdiff.training import checkpoint
 from jaxdiff.training.loop import Fit

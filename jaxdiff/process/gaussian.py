@@ -127,22 +127,24 @@ def time_of(process: Process, lam: Time) -> Array:
     5.0
     """
     lam = number(lam)
-    inside = jax.lax.stop_gradient(lam)
     low, high = (jnp.full_like(lam, end) for end in (process.t_min, process.t_max))
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = low + (high - low) / 2
-        noisier = log_snr(process, middle) < inside
-        return jnp.where(noisier, low, middle), jnp.where(noisier, middle, high)
-
     rounds = jnp.finfo(lam.dtype).nmant + 12
-    low, high = jax.lax.fori_loop(0, rounds, halve, (low, high))
-    guess = jax.lax.stop_gradient(low + (high - low) / 2)
+    start = jax.lax.stop_gradient((low, high, process, lam))
+    low, high, *_ = jax.lax.fori_loop(0, rounds, _halve, start)
+    guess = low + (high - low) / 2
     value, slope = _derivative(lambda t: log_snr(process, t), guess)
     newton = guess - (value - lam) / slope
     usable = jnp.isfinite(newton) & (newton >= process.t_min) & (newton <= process.t_max)
     return jnp.where(usable, newton, guess)
+
+
+def _halve(_: Any, carry: tuple[Array, Array, Process, Array]) -> Any:
+    # a function of the module, not a closure: outside of jit too it is compiled only once
+    low, high, process, lam = carry
+    middle = low + (high - low) / 2
+    noisier = log_snr(process, middle) < lam
+    return jnp.where(noisier, low, middle), jnp.where(noisier, middle, high), process, lam
 
 
 class Kernel(NamedTuple):

@@ -132,7 +132,7 @@ def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
 def uniform(process: Process, n: int) -> Float[Array, " m"]:
     """n + 1 times evenly spread from t_max to t_clean; for tables this is 'trailing'.
 
-    Where the last of the n times asked would lie below t_min, it is `linspace` instead.
+    Where the last of the n times asked would lie below t_min, the n are spread to t_min.
 
     Lin et al. 2023, arXiv:2305.08891, table 2 (trailing).
 
@@ -142,7 +142,8 @@ def uniform(process: Process, n: int) -> Float[Array, " m"]:
     """
     check_steps(n)
     even = _between(process.t_max, process.t_clean, n + 1)
-    return jnp.where(even[-2] < process.t_min, linspace(process, n), even)
+    inside = _ended(process, _between(process.t_max, process.t_min, n))
+    return jnp.where(even[-2] < process.t_min, inside, even)
 
 
 def linspace(process: Process, n: int) -> Float[Array, " m"]:
@@ -233,6 +234,8 @@ def _low(process: Process) -> tuple[Array, Array]:
     """The last time at which to ask, and sigma/alpha there."""
     alpha, sigma = scales(process, process.t_min)
     asked = sigma > SMALLEST_RATIO * alpha * 0.5
+    if not isinstance(asked, Tracer) and bool(asked):
+        return process.t_min, sigma / alpha
     ratio = jnp.where(asked, sigma / alpha, SMALLEST_RATIO)
     return jnp.where(asked, process.t_min, time_of(process, -2 * jnp.log(ratio))), ratio
 

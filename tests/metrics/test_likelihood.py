@@ -34,13 +34,17 @@ def _mean_bits(values, noise, *, draws=32, repeat=8):
 def test_the_exact_denoiser_spends_the_entropy(noise, step, entropy):
     """Uniform on 256/step levels; what is lost is the read-off at the cleanest level."""
     bits, error = _mean_bits(_bytes(0, 256, step), noise)
-    slack = 0.6 if noise.t_clean == -1 else 0.05  # the table ends at sigma = 0.01: wider than a byte
+    slack = (
+        0.6 if noise.t_clean == -1 else 0.05
+    )  # the table ends at sigma = 0.01: wider than a byte
     assert entropy - 4 * error < bits < entropy + slack + 4 * error
 
 
 def test_the_wrong_denoiser_spends_more():
     """Data on one byte, a model of all of them: the bound pays for what the model believes."""
-    denoise = exact.denoiser(exact.points(jnp.asarray(images_to_unit(_bytes(0, 256, 1)))), process.edm(1e-3, 1000.0))
+    denoise = exact.denoiser(
+        exact.points(jnp.asarray(images_to_unit(_bytes(0, 256, 1)))), process.edm(1e-3, 1000.0)
+    )
     images = jnp.full((512, 1), 128, jnp.uint8)
     bits = bits_bound(jax.random.key(0), denoise, images, draws=32)
     assert abs(float(bits.mean()) - 8.0) < 4 * float(bits.std() / 512**0.5) + 0.05

@@ -4,7 +4,7 @@ Everything is compiled once for the session: small networks spend their time in 
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ from jaxdiff.nets import dit, mlp, unet
 from jaxdiff.types import Net
 
 CLASSES = 3
+# The networks are tiny: compiling them costs far more than running them unoptimised.
+_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Built(NamedTuple):
@@ -59,7 +61,13 @@ def _built(name: str) -> Built:
     if name != "mlp":
         cond["tokens"] = jnp.asarray(rng.standard_normal((4, 5, 6)), jnp.float32)
     x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    return Built(net, _moved(net), jax.jit(net.apply), x, jnp.linspace(-1.0, 1.0, 4), cond)
+    return Built(net, _moved(net), _jit(net.apply), x, jnp.linspace(-1.0, 1.0, 4), cond)
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` that compiles fast and optimises nothing."""
+    return _jit
 
 
 @pytest.fixture(scope="session")

@@ -54,10 +54,10 @@ def test_unet_refuses_what_does_not_fit(make):
         unet(channels=1, heads=5)
 
 
-def test_dit_blocks_start_as_the_identity(make):
+def test_dit_blocks_start_as_the_identity(make, jit):
     net = make("dit", classes=0, context_dim=0)
 
-    @jax.jit
+    @jit
     def blocks(params, x):
         outputs = []
 
@@ -72,9 +72,9 @@ def test_dit_blocks_start_as_the_identity(make):
     np.testing.assert_array_equal(first, second)
 
 
-def test_dit_knows_where_a_patch_is(make, moved):
+def test_dit_knows_where_a_patch_is(make, moved, jit):
     net = make("dit", classes=0, context_dim=0)
-    out = jax.jit(net.apply)(moved(net), jnp.ones((2, 8, 8, 2)), jnp.zeros(2))
+    out = jit(net.apply)(moved(net), jnp.ones((2, 8, 8, 2)), jnp.zeros(2))
     patches = out.reshape(2, 4, 2, 4, 2, 2)
     assert float(jnp.abs(patches[:, 0] - patches[:, 1]).max()) > 1e-4
     assert float(jnp.abs(patches[:, :, :, 0] - patches[:, :, :, 1]).max()) > 1e-4
@@ -117,14 +117,14 @@ def test_mlp_refuses_another_length_and_another_number_of_times():
 
 
 @pytest.mark.parametrize("name", ["unet", "dit", "mlp"])
-def test_bfloat16_computes_in_half_and_answers_in_float32(name, make, moved):
+def test_bfloat16_computes_in_half_and_answers_in_float32(name, make, moved, jit):
     plain = {"classes": 0} | ({} if name == "mlp" else {"context_dim": 0})
     full, half = make(name, **plain), make(name, dtype=jnp.bfloat16, **plain)
     x = jnp.asarray(
         np.random.default_rng(0).standard_normal((2, 2) if name == "mlp" else (2, 8, 8, 2))
     )
     x, time, params = x.astype(jnp.float32), jnp.zeros(2), moved(full)
-    a, b = jax.jit(full.apply)(params, x, time), jax.jit(half.apply)(params, x, time)
+    a, b = jit(full.apply)(params, x, time), jit(half.apply)(params, x, time)
     assert b.dtype == jnp.float32
     assert 0 < float(jnp.abs(a - b).max()) < 0.1 * float(jnp.abs(a).max())
     hidden = set()

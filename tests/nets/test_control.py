@@ -76,10 +76,10 @@ def test_sites_of_each(image_net):
     assert where["up/0/0"] == ("up", 0, 0, "block", (8, 8), 0)
 
 
-def test_identity_changes_nothing_and_every_port_acts(built):
+def test_identity_changes_nothing_and_every_port_acts(built, jit):
     asked = set()
 
-    @jax.jit
+    @jit
     def controlled(factors):
         def control(site):
             asked.add(site.port)
@@ -117,7 +117,7 @@ def _scale_branches(factor, site):
     return (lambda value: factor * value) if site.port == "resnet" else None
 
 
-def test_remat_changes_neither_values_nor_gradients_nor_controls(make, moved):
+def test_remat_changes_neither_values_nor_gradients_nor_controls(make, moved, jit):
     def loss(net, params, x):
         def control(site):
             return (lambda p: 2 * p) if site.port == "probs" else None
@@ -127,7 +127,7 @@ def test_remat_changes_neither_values_nor_gradients_nor_controls(make, moved):
     plain = dict(classes=0, context_dim=0, depth=1)
     kept, again = make("dit", **plain), make("dit", remat=True, **plain)
     params, x = moved(kept), jnp.ones((1, 8, 8, 2))
-    left = jax.jit(jax.value_and_grad(lambda p: loss(kept, p, x)))(params)
-    right = jax.jit(jax.value_and_grad(lambda p: loss(again, p, x)))(params)
+    left = jit(jax.value_and_grad(lambda p: loss(kept, p, x)))(params)
+    right = jit(jax.value_and_grad(lambda p: loss(again, p, x)))(params)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right)):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(left[0]), rtol=1e-4)

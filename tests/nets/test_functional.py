@@ -24,9 +24,9 @@ def test_params_are_a_plain_dict_of_float32(built):
     check(built.params)
 
 
-def test_init_is_the_same_eager_jitted_and_abstract(built):
+def test_init_is_the_same_eager_jitted_and_abstract(built, jit):
     eager = built.net.init(jax.random.key(3))
-    jitted = jax.jit(built.net.init)(jax.random.key(3))
+    jitted = jit(built.net.init)(jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, eager, jitted)
     shapes = jax.eval_shape(built.net.init, jax.random.key(3))
     assert jax.tree.map(jnp.shape, eager) == jax.tree.map(jnp.shape, shapes)
@@ -45,10 +45,10 @@ def test_apply_starts_at_zero_and_is_deterministic(built):
     np.testing.assert_array_equal(first, second)
 
 
-def test_gradient_reaches_every_parameter(built):
+def test_gradient_reaches_every_parameter(built, jit):
     weight = jnp.asarray(np.random.default_rng(5).standard_normal(built.x.shape), jnp.float32)
 
-    @jax.jit
+    @jit
     @jax.grad
     def gradient(params):
         return jnp.sum(weight * built.net.apply(params, built.x, built.time, built.cond))
@@ -83,7 +83,7 @@ def test_a_scalar_time_and_bare_labels(point_net):
     )
 
 
-def test_transformations_compose(built):
+def test_transformations_compose(built, jit):
     rng = np.random.default_rng(6)
     u, v = (jnp.asarray(rng.standard_normal(built.x.shape), jnp.float32) for _ in range(2))
 
@@ -91,7 +91,7 @@ def test_transformations_compose(built):
         raised = jax.tree.map(lambda leaf: leaf[None], (x, time, cond))
         return built.net.apply(built.params, *raised)[0]
 
-    @jax.jit
+    @jit
     def all_of_them(x):
         def run(x):
             return jax.vmap(one)(x, built.time, built.cond)
@@ -104,14 +104,16 @@ def test_transformations_compose(built):
     np.testing.assert_allclose(jnp.vdot(u, forward), jnp.vdot(v, backward), rtol=1e-3)
 
 
-def test_init_and_apply_map_over_an_ensemble(point_net):
+def test_init_and_apply_map_over_an_ensemble(point_net, jit):
     net = point_net
-    many = jax.vmap(net.net.init)(jax.random.split(jax.random.key(0), 3))
+    many = jit(jax.vmap(net.net.init))(jax.random.split(jax.random.key(0), 3))
     np.testing.assert_array_equal(
         many["entry"]["kernel"][1],
         net.net.init(jax.random.split(jax.random.key(0), 3)[1])["entry"]["kernel"],
     )
-    out = jax.vmap(net.net.apply, in_axes=(0, None, None, None))(many, net.x, net.time, net.cond)
+    out = jit(jax.vmap(net.net.apply, in_axes=(0, None, None, None)))(
+        many, net.x, net.time, net.cond
+    )
     assert out.shape == (3, 4, 2)
 
 
@@ -143,7 +145,9 @@ def test_params_may_be_cast_for_sampling(point_net):
 def test_params_of_another_architecture_are_named():
     net, deep = mlp(dim=2, width=16, depth=1), mlp(dim=2, width=16, depth=2)
     x, key = jnp.ones((3, 2)), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"first/bias: expected float32\[16\], found float32\[24\]"):
+    with pytest.raises(
+        ValueError, match=r"first/bias: expected float32\[16\], found float32\[24\]"
+    ):
         check_params(net, mlp(dim=2, width=24, depth=1).init(key))
     with pytest.raises(ValueError, match=r"blocks/1/first/bias: surplus"):
         net.apply(deep.init(key), x, jnp.zeros(3))

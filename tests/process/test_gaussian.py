@@ -1,4 +1,4 @@
-"""Drift and diffusion against the textbook; kernels by composing them; time_of by going there and back."""
+"""The SDE against the textbook, kernels by composing them, time_of by going there and back."""
 
 import functools
 
@@ -179,7 +179,7 @@ def test_time_of_has_the_derivative_of_the_inverse(name):
     slope = jax.jit(jax.vmap(jax.grad(pr.time_of, argnums=1), in_axes=(None, 0)))(process, lam)
     times = wide(_time_of(process, lam))
     if name in TEXTBOOK:
-        expected = -TEXTBOOK[name].sigma(times) ** 2 / TEXTBOOK[name].diffusion2(times)
+        expected = -(TEXTBOOK[name].sigma(times) ** 2) / TEXTBOOK[name].diffusion2(times)
         assert relative(slope, expected).max() < 1e-9
     else:
         h = 1e-4

@@ -16,7 +16,15 @@ import pytest
 
 from jaxdiff import process as pr
 from jaxdiff.process.predictions import blind
-from tests.process.cases import PREDICTIONS, PROCESSES, SIGNAL_ENDS, TEXTBOOK, span_of, times_of, wide
+from tests.process.cases import (
+    PREDICTIONS,
+    PROCESSES,
+    SIGNAL_ENDS,
+    TEXTBOOK,
+    span_of,
+    times_of,
+    wide,
+)
 
 names = pytest.mark.parametrize("name", PROCESSES)
 kinds = pytest.mark.parametrize("kind", PREDICTIONS)
@@ -130,7 +138,8 @@ _TRUE = 0.75, -1.25
 
 @pytest.mark.parametrize("double", [False, True], ids=["f32", "x64"])
 @pytest.mark.parametrize(
-    ("name", "end"), [*((name, "noise") for name in sorted(SIGNAL_ENDS)), ("rectified_flow", "data")]
+    ("name", "end"),
+    [*((name, "noise") for name in sorted(SIGNAL_ENDS)), ("rectified_flow", "data")],
 )
 @kinds
 def test_ends_are_exact_or_refused(kind, name, end, double):
@@ -154,7 +163,11 @@ def test_refusal_names_the_way_out(kind, name):
         pr.check_decodable(PREDICTIONS[kind](), process, process.t_max)
     with pytest.raises(ValueError, match=kind):
         pr.decode(
-            PREDICTIONS[kind](), process, jnp.stack([process.t_min, process.t_max]), jnp.ones(2), jnp.ones(2)
+            PREDICTIONS[kind](),
+            process,
+            jnp.stack([process.t_min, process.t_max]),
+            jnp.ones(2),
+            jnp.ones(2),
         )
     assert bool(blind(PREDICTIONS[kind](), process, process.t_max))
     assert not bool(blind(PREDICTIONS[kind](), process, process.t_max * 0.9))
@@ -178,7 +191,9 @@ def _derivatives(name):
     along = (jnp.ones_like(t), jnp.ones_like(t), jnp.zeros_like(t))
 
     decode = lambda row: lambda t, x, p: pr.decode(row, process, t, x, p)  # noqa: E731
-    return times, {kind: jax.jvp(decode(PREDICTIONS[kind]()), (t, x, p), along) for kind in PREDICTIONS}
+    return times, {
+        kind: jax.jvp(decode(PREDICTIONS[kind]()), (t, x, p), along) for kind in PREDICTIONS
+    }
 
 
 @names

@@ -1,4 +1,4 @@
-"""alpha and sigma against the papers' formulas in the widest float; tables against their products."""
+"""alpha, sigma against the papers' formulas in the widest float, tables against their products."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Laws against the normal distribution of scipy, draws against uniformity, grids against k-diffusion."""
+"""Laws against scipy's normal quantiles, draws against uniformity, grids against k-diffusion."""
 
 import jax
 import jax.numpy as jnp
@@ -149,14 +149,14 @@ def test_grids_walk_from_noise_to_data(name, grid):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_grids_of_tables_have_every_length(name):
-    """n from 1 to 50 without compiling: what divides 1000 and what does not."""
+    """What divides 1000 and what does not."""
     process = PROCESSES[name]()
-    for n in range(1, 51):
+    for n in (1, 2, 3, 7, 16, 49):
         for grid in (pr.uniform, pr.linspace, pr.leading):
             ts = grid(process, n)
             assert ts.shape == (n + 1,) and float(ts[-1]) == -1.0
             pr.check_grid(ts)
-            assert 0 <= float(ts[-2]) and float(ts[0]) <= 999.0
+            assert float(ts[-2]) >= 0 and float(ts[0]) <= 999.0
 
 
 def test_grids_of_tables_are_those_of_diffusers():
@@ -230,7 +230,11 @@ def test_grids_want_a_step(grid):
 
 @pytest.mark.parametrize(
     ("process", "n", "offset"),
-    [(pr.vp_linear, 4, 0), (PROCESSES["table_linear"], 1001, 0), (PROCESSES["table_linear"], 1000, 1)],
+    [
+        (pr.vp_linear, 4, 0),
+        (PROCESSES["table_linear"], 1001, 0),
+        (PROCESSES["table_linear"], 1000, 1),
+    ],
 )
 def test_leading_stays_on_its_table(process, n, offset):
     with pytest.raises(ValueError, match=rf"leading: steps={n}, offset={offset}"):

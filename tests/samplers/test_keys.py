@@ -46,14 +46,13 @@ def test_start_solver_and_guide_noise_differ_and_other_keys_give_other_noise():
     x_t, solver, guide = (
         drawn(s, 3, jnp.arange(3)) for s in (idle_sampler, noise_sampler(0), noise_sampler(1))
     )
-    different = [x_t, solver - x_t, guide - x_t]
-    assert len({float(a[0, 0]) for a in different}) == 3
+    assert len({float(a[0, 0]) for a in (x_t, solver, guide)}) == 3
     keys = keys_of(4)
     rows = samplers.grid(jnp.array([1.0, 0.5, 0.0]))
     denoise = point(jnp.zeros(3), process.rectified_flow())
     run = functools.partial(samplers.run, keys, denoise, noise_sampler(), rows)
     _, seen = run(jnp.zeros((4, 3)), look=lambda now, x, est: x)
-    assert len(np.unique(np.asarray(jnp.diff(seen, axis=0, prepend=0)))) == 2 * 4 * 3
+    assert len(np.unique(np.asarray(seen))) == 2 * 4 * 3
 
 
 SOLVERS = {"ddpm": samplers.ddpm(), "2m": samplers.dpmpp_2m(), "heun": samplers.heun()}
@@ -74,9 +73,9 @@ def test_no_collective_in_a_sharded_loop():
     denoise = exact.denoiser(gaussian(), process.rectified_flow())
     x, keys = (jax.device_put(a, spread()) for a in (vector(0, 16, 3), keys_of(16)))
 
-    def walk(keys, denoise, x):
+    def walk(keys, x):
         rows = samplers.grid(process.uniform(denoise.process, 3))
         return samplers.run(keys, denoise, samplers.ddpm(), rows, x)
 
-    text = jax.jit(walk).lower(keys, denoise, x).compile().as_text()
+    text = jax.jit(walk).lower(keys, x).compile().as_text()
     assert not [w for w in ("all-reduce", "all-gather", "all-to-all", "permute") if w in text]

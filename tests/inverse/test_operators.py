@@ -1,0 +1,124 @@
+"""Every operator is linear, and its adjoint, pseudo-inverse and gram solve are what they say."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdiff import inverse
+from jaxdiff.trees import combine
+from tests.inverse.problems import OPERATORS, SHAPE, example, gap, inner, measured
+from tests.problems import vector
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_contract_of_an_operator(name):
+    operator = OPERATORS[name]()
+    x, z = example(operator), example(operator, 40)
+    y, seen = measured(operator, 80), measured(operator, 90)
+    seen = jax.tree.map(lambda a: a + vector(9, *a.shape), seen)
+
+    @jax.jit
+    def numbers(operator, x, z, y, v):
+        A, At, pinv, solve = operator.A, operator.At, operator.pinv, operator.gram_solve  # noqa: N806
+
+        def gram(r2, s2, u):
+            return combine((r2, A(At(u))), (s2, u))
+
+        adjoint = inner(A(x), v) - inner(x, At(v))
+        linear = gap(A(combine((2.0, x), (-0.3, z))), combine((2.0, A(x)), (-0.3, A(z))))
+        moore = gap(A(pinv(A(x))), A(x)), gap(pinv(A(pinv(v))), pinv(v))
+        noisy = gap(gram(0.7, 0.2, solve(0.7, 0.2, v)), v)
+        clean = gap(gram(0.7, 0.0, solve(0.7, 0.0, y)), y)
+        return adjoint, linear, *moore, noisy, clean
+
+    for value in numbers(operator, x, z, y, seen):
+        assert jnp.abs(value) < 1e-10
+
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_pseudo_inverse_is_that_of_the_matrix():
+    for rows in (vector(5, 3, 6), vector(6, 6, 3), vector(7, 4, 2) @ vector(8, 2, 5)):
+        operator, y = inverse.matrix(rows), vector(1, rows.shape[0])
+        assert jnp.allclose(operator.pinv(y), jnp.linalg.pinv(rows) @ y, atol=1e-10)
+    by_function = inverse.linear(lambda x: vector(5, 3, 6) @ x, (6,))
+    y = vector(1, 3)
+    assert jnp.allclose(by_function.pinv(y), jnp.linalg.pinv(vector(5, 3, 6)) @ y, atol=1e-10)
+
+
+def test_single_precision_is_kept():
+    operators = {name: make() for name, make in OPERATORS.items()}
+
+    def errors(operators):
+        for name, operator in operators.items():
+            y = measured(operator)
+            found = operator.gram_solve(1.0, 1e-3, y)
+            assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found)), name
+            yield gap(combine((1.0, operator.A(operator.At(found))), (1e-3, found)), y)
+
+    for name, error in zip(operators, jax.jit(lambda o: list(errors(o)))(operators), strict=True):
+        assert error < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: inverse.inpainting(jnp.ones((3, 4, 1)), SHAPE), r"mask of shape \(3, 4, 1\)"),
+        (lambda: inverse.inpainting(0.5 * jnp.ones((4, 4, 1)), SHAPE), "besides 0 and 1"),
+        (lambda: inverse.inpainting(255 * jnp.ones((4, 4, 1)), SHAPE), "besides 0 and 1"),
+        (lambda: inverse.average_pool(3, SHAPE), "factor=3"),
+        (lambda: inverse.average_pool(0, SHAPE), "factor=0"),
+        (lambda: inverse.linear(lambda x: x + 1, SHAPE), "not linear"),
+        (lambda: inverse.linear(jnp.cos, SHAPE), "not linear"),
+        (lambda: inverse.linear(jnp.abs, SHAPE), "not linear"),
+        (lambda: inverse.stack(), "stack"),
+        (
+            lambda: inverse.stack(inverse.average_pool(2, SHAPE), inverse.matrix(jnp.eye(2))),
+            "one shape",
+        ),
+    ],
+)
+def test_what_operators_refuse(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_the_conjugate_gradient():
+    """Exact in d steps, per sample, at rest on a right-hand side of zero."""
+    roots = vector(0, 3, 4, 4)
+    matrices = jnp.einsum("bij,bkj->bik", roots, roots) + 0.3 * jnp.eye(4)[None]
+    b = vector(1, 3, 4).at[1].set(0.0)
+
+    def solve(m, b, **options):
+        return inverse.cg(lambda v: jnp.einsum("bij,bj->bi", m, v), b, **options)
+
+    truth = jnp.linalg.solve(matrices, b[..., None])[..., 0]
+    whole = solve(matrices, b, steps=4)
+    assert jnp.max(jnp.abs(whole - truth)) < 1e-3
+    assert (whole[1] == 0).all()
+    for steps in (1, 3):
+        whole = solve(matrices, b, steps=steps)
+        alone = solve(matrices[:1], b[:1], steps=steps)
+        assert jnp.max(jnp.abs(whole[:1] - alone)) < 1e-6
+    slope = jax.grad(lambda b: solve(matrices, b, steps=40).sum())(b)
+    assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_conjugate_gradient_rests():
+    matrix, b = jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0])), jnp.stack([jnp.ones(4), 1e-6 * jnp.ones(4)])
+
+    def solve(b, **options):
+        return inverse.cg(lambda v: v @ matrix, b, **options)
+
+    for tolerance in (1e-1, 1e-3):
+        rest = jnp.linalg.norm(b - solve(b, steps=50, tolerance=tolerance) @ matrix, axis=1)
+        assert jnp.all(rest <= tolerance * jnp.linalg.norm(b, axis=1)) and jnp.all(rest > 0)
+    truth = b @ jnp.linalg.inv(matrix)
+    slope = jax.jacobian(lambda b: solve(b[None], steps=9)[0])
+    assert jnp.allclose(solve(b, steps=50), truth, rtol=1e-12)
+    # more steps than dimensions leave the derivative what it is
+    assert jnp.allclose(slope(b[0] + vector(0, 4)), jnp.linalg.inv(matrix), atol=1e-9)
+    tree = inverse.cg(lambda v: {"a": 2 * v["a"], "b": 4 * v["b"]}, {"a": b, "b": b}, steps=2)
+    assert jnp.allclose(tree["a"], b / 2) and jnp.allclose(tree["b"], b / 4)
