@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli, experiment
 from jaxdiff.cli import main
+from jaxdiff.experiment import run as running
 from tests.tiny_run import command, compiled_once, pictures
 
 
@@ -40,6 +41,12 @@ def run(photos, tmp_path_factory):
 def _size(path):
     with Image.open(path) as image:
         return image.size
+
+
+def _number(name, out):
+    found = re.search(rf"^{name} (-?[\d.]+)", out, re.M)
+    assert found, out
+    return float(found[1])
 
 
 def _fails(capsys, argv, *words, status=2):
@@ -120,7 +127,7 @@ def test_restore_takes_a_mask_and_a_measurement(run, photos, tmp_path, capsys):
 def test_evaluate_prints_each_metric(run, capsys):
     assert main(["evaluate", str(run), "--metrics", "loss,bits", "--n", "16"]) == 0
     out = capsys.readouterr().out
-    loss, bits = (float(re.search(rf"^{n} ([\d.]+)", out, re.M)[1]) for n in ("loss", "bits"))
+    loss, bits = _number("loss", out), _number("bits", out)
     assert 0 < loss < 2
     assert 0 < bits < 20
     assert main(["evaluate", str(run), "--metrics", "loss", "--n", "16"]) == 0
@@ -143,8 +150,8 @@ def test_evaluate_compares_given_features(run, tmp_path, capsys):
     given = ["--features", str(tmp_path / "a.npz"), str(tmp_path / "b.npy")]
     assert main(["evaluate", str(run), "--metrics", "frechet,kernel", *given]) == 0
     out = capsys.readouterr().out
-    assert abs(float(re.search(r"frechet ([\d.]+)", out)[1]) - 12.0) < 1e-2
-    assert float(re.search(r"kernel ([\d.]+)", out)[1]) > 0.1
+    assert abs(_number("frechet", out) - 12.0) < 1e-2
+    assert _number("kernel", out) > 0.1
 
 
 def test_evaluate_compares_pictures(run, tmp_path, capsys):
@@ -158,8 +165,7 @@ def test_evaluate_compares_pictures(run, tmp_path, capsys):
 
 def test_demo_is_handed_its_arguments(monkeypatch):
     handed = []
-    fake = types.ModuleType("jaxdiff.cli.demo")
-    fake.run = lambda args: handed.append(args) or 3
+    fake = types.SimpleNamespace(run=lambda args: handed.append(args) or 3)
     monkeypatch.setitem(sys.modules, "jaxdiff.cli.demo", fake)
     assert main(["demo", "--out", "x", "--steps", "2"]) == 3
     assert (handed[0].out, handed[0].steps, handed[0].seed) == ("x", 2, 0)
@@ -190,7 +196,7 @@ def test_help_imports_nothing_heavy(shell_env):
 def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(
     run, photos, tmp_path, monkeypatch, capsys
 ):
-    real, count = experiment.run.training.place_batch, iter(range(100))
+    real, count = running.training.place_batch, iter(range(100))
 
     def place(mesh, batch):
         if next(count) == 4:
@@ -199,7 +205,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(
 
     folder = tmp_path / "cut"
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.run.training, "place_batch", place)
+        patch.setattr(running.training, "place_batch", place)
         assert main(command(photos, folder)) == 130
     assert "Run the same command to go on" in capsys.readouterr().err
     assert main(command(photos, folder)) == 0

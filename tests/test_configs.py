@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ _INFO = {
     "two_moons": experiment.Info((2,), 2),
 }
 _SMALL = [
-    "--config.net.widths=(8,8,8)",
+    "--config.net.widths=(4,4)",
+    "--config.net.attention=(1,)",
+    "--config.net.middle=1",
     "--config.net.depth=1",
     "--config.net.embed_dim=16",
     "--config.net.heads=2",
@@ -49,7 +52,7 @@ def test_a_config_builds_at_its_full_size(name):
     found = experiment.build(config, _INFO[name])
     params = jax.eval_shape(found.net.init, jax.random.key(0))
     shape = (config.batch, *_INFO[name].shape)
-    row = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
+    row: Any = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
     batch = Batch(jax.ShapeDtypeStruct(shape, jnp.float32), row if found.null else None, row)
     jax.eval_shape(found.loss, params, jax.random.key(0), batch)
     assert len(experiment.grid_of(config, found.process)) == config.sample.steps + 1
@@ -74,7 +77,10 @@ def test_a_tiny_step_of_a_config_runs(name):
     )
     x = jax.random.uniform(jax.random.key(2), (2, *info.shape), minval=-1.0)
     batch = Batch(x, jnp.arange(2) if info.classes else None)
-    state, metrics = jax.jit(step)(state, batch)
+    # Whether it compiles is asked here, not how fast it runs.
+    quick = {"xla_backend_optimization_level": "0"}
+    compiled = jax.jit(step).lower(state, batch).compile(compiler_options=quick)
+    state, metrics = compiled(state, batch)
     assert jnp.isfinite(metrics["loss"])
     assert metrics["skipped"] == 0
 

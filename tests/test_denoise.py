@@ -19,7 +19,9 @@ _COV = np.array([[1.0, 0.6], [0.6, 0.5]])
 
 def _data():
     return exact.mixture(
-        jnp.array([0.4, 0.6]), jnp.array([[0.5, -1.0], [-1.0, 0.7]]), jnp.asarray([_COV, 0.2 * np.eye(2)])
+        jnp.array([0.4, 0.6]),
+        jnp.array([[0.5, -1.0], [-1.0, 0.7]]),
+        jnp.asarray([_COV, 0.2 * np.eye(2)]),
     )
 
 
@@ -307,7 +309,9 @@ def test_no_retrace():
 def test_blend():
     strong, weak = (dn.bind(dn.model(_from_cond, {}, pr.edm(), pr.wiring(pr.x0)), {"label": jnp.full(2, v)}) for v in (0.2, 0.6))  # fmt: skip
     x = jnp.ones((2, 3))
-    np.testing.assert_allclose(dn.blend((weak, strong), (-1.0, 2.0))(x, 1.0).x0, -0.2 * x, atol=1e-6)
+    np.testing.assert_allclose(
+        dn.blend((weak, strong), (-1.0, 2.0))(x, 1.0).x0, -0.2 * x, atol=1e-6
+    )
     half = dn.blend((weak, strong), (_by_sigma, lambda at: 1 - _by_sigma(at)))(x, 1.0).x0
     np.testing.assert_allclose(half, 0.4 * x, rtol=1e-6)
     with pytest.raises(ValueError, match="2 denoisers and 1 weights"):
@@ -317,7 +321,9 @@ def test_blend():
 
 
 def _with_aux(name):
-    return dn.Denoiser(pr.edm(), Partial(lambda x, t, now: Estimate(x, aux={name: x})), lambda x: {name: x})
+    return dn.Denoiser(
+        pr.edm(), Partial(lambda x, t, now: Estimate(x, aux={name: x})), lambda x: {name: x}
+    )
 
 
 def test_blend_keeps_everything_it_is_told():

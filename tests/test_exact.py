@@ -66,7 +66,9 @@ def test_score_is_the_gradient_of_the_log_density(kind):
         for name in ("vp_linear", "rectified_flow"):
             process, t = PROCESSES[name](), 0.3
             x = jax.random.normal(jax.random.key(0), (5, width))
-            slope = jax.grad(lambda x, d=dist, p=process, t=t: exact.log_density(d, p, x, t).sum())(x)
+            slope = jax.grad(lambda x, d=dist, p=process, t=t: exact.log_density(d, p, x, t).sum())(
+                x
+            )
             alpha, sigma = pr.scales(process, t)
             x0 = exact.denoiser(dist, process)(x, t).x0
             np.testing.assert_allclose(slope, (alpha * x0 - x) / sigma**2, rtol=1e-9, atol=1e-9)
@@ -81,7 +83,9 @@ class _Plane(dict):
 
     def __missing__(self, kind):
         if kind == "points":
-            return exact.points(jnp.asarray(np.vstack([_MEANS, [[0.0, 2.0]]])), jnp.array([1.0, 2.0, 1.0]))
+            return exact.points(
+                jnp.asarray(np.vstack([_MEANS, [[0.0, 2.0]]])), jnp.array([1.0, 2.0, 1.0])
+            )
         if kind == "gaussian":
             return exact.gaussian(jnp.asarray(_MEANS[0]), jnp.asarray(_COVS[0]))
         return exact.mixture(jnp.array([0.4, 0.6]), jnp.asarray(_MEANS), jnp.asarray(_COVS))
@@ -119,7 +123,9 @@ def test_ends_of_the_process():
     np.testing.assert_allclose(denoise(x, 1.0).x0, prior, rtol=1e-12)
     spread = np.broadcast_to(np.diag(exact.covariance(dist)), (2, 2))
     np.testing.assert_allclose(denoise(x, 1.0).var, spread, rtol=1e-10)
-    np.testing.assert_allclose(exact.denoiser(_PLANE["points"], process)(x, 1.0).x0[0], [-0.375, 0.6])
+    np.testing.assert_allclose(
+        exact.denoiser(_PLANE["points"], process)(x, 1.0).x0[0], [-0.375, 0.6]
+    )
 
 
 def test_times_per_sample():
@@ -158,7 +164,9 @@ def test_condition_in_the_plane():
         inner = matrix @ cov @ matrix.T + noise**2 * np.eye(1)
         gain = cov @ matrix.T @ np.linalg.inv(inner)
         values, vectors = np.asarray(posterior.values[k]), np.asarray(posterior.vectors[k])
-        np.testing.assert_allclose(posterior.means[k], mean + gain @ (y - matrix @ mean), rtol=1e-10)
+        np.testing.assert_allclose(
+            posterior.means[k], mean + gain @ (y - matrix @ mean), rtol=1e-10
+        )
         found = vectors @ np.diag(values) @ vectors.T
         np.testing.assert_allclose(found, cov - gain @ matrix @ cov, rtol=1e-8, atol=1e-12)
         evidence = stats.multivariate_normal(matrix @ mean, inner).pdf(y)
@@ -207,7 +215,9 @@ def test_mean_and_covariance_by_hand(kind):
 def test_single_precision_agrees():
     process = pr.vp_linear()
     x = np.random.default_rng(1).normal(size=(16, 2))
-    truth = [exact.denoiser(_PLANE["mixture"], process)(jnp.asarray(x), t) for t in (1e-3, 0.3, 1.0)]
+    truth = [
+        exact.denoiser(_PLANE["mixture"], process)(jnp.asarray(x), t) for t in (1e-3, 0.3, 1.0)
+    ]
     with jax.enable_x64(False):
         process, dist = pr.vp_linear(), _PLANE["mixture"]
         denoise = exact.denoiser(dist, process)
@@ -233,7 +243,8 @@ def test_distributions_are_arguments_under_jit():
 
 
 @pytest.mark.parametrize(
-    ("weights", "means", "covs"), [((3,), (2, 1), (2, 1, 1)), ((2,), (2,), (2, 1, 1)), ((2,), (2, 1), (2, 1))]
+    ("weights", "means", "covs"),
+    [((3,), (2, 1), (2, 1, 1)), ((2,), (2,), (2, 1, 1)), ((2,), (2, 1), (2, 1))],
 )
 def test_shapes_of_mixtures_are_checked(weights, means, covs):
     with pytest.raises(ValueError, match=r"\[k\], \[k, d\], \[k, d, d\]"):

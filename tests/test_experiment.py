@@ -1,8 +1,9 @@
-"""Experiments: the language of configs, every name in every table, a run that learns and resumes."""
+"""Experiments: the language of configs, every name in every table, runs that learn and resume."""
 
 import json
 import shutil
 import signal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def _built(**choices):
 def _loss_of(c, info):
     found = experiment.build(c, info)
     x = jax.ShapeDtypeStruct((4, *info.shape), jnp.float32)
-    row = jax.ShapeDtypeStruct((4,), jnp.int32)
+    row: Any = jax.ShapeDtypeStruct((4,), jnp.int32)
     batch = Batch(x, row if info.classes else None, row)
     params = jax.eval_shape(found.net.init, jax.random.key(0))
     return jax.eval_shape(found.loss, params, jax.random.key(0), batch)[0]
@@ -118,7 +119,8 @@ def _loss_of(c, info):
 
 _IMAGE, _POINT = experiment.Info((8, 8, 1), 3), experiment.Info((2,), 3)
 _CHOICES = [
-    *[(f"{key}.kind", name) for key, table in (("process", tables._PROCESSES), ("loss", tables._LOSSES)) for name in table],
+    *[("process.kind", name) for name in tables._PROCESSES],
+    *[("loss.kind", name) for name in tables._LOSSES],
     *[("wiring.scale_in", name) for name in tables._SCALES_IN],
     *[("wiring.clock", name) for name in tables._CLOCKS],
     *[("optimizer.kind", name) for name in tables._OPTIMIZERS],
@@ -150,7 +152,7 @@ def test_every_prediction_builds_a_model(name):
 def test_a_prediction_that_says_nothing_of_the_image_is_refused():
     c = _built(wiring__prediction="eps", process__kind="vp_cosine", net__kind="mlp")
     found = experiment.build(c, _POINT)
-    with pytest.raises(ValueError, match="prediction eps at t=1.0: alpha is about 0"):
+    with pytest.raises(ValueError, match=r"prediction eps at t=1\.0: alpha is about 0"):
         experiment.model_of(found, found.net.init(jax.random.key(0)))
 
 

@@ -11,7 +11,8 @@ _TREE = {"image": jnp.arange(24.0).reshape(2, 3, 4), "kernel": jnp.arange(10.0).
 
 
 @pytest.mark.parametrize(
-    ("shape", "fitted"), [((), (1, 1, 1)), ((2,), (2, 1, 1)), ((2, 3), (2, 3, 1)), ((1,), (1, 1, 1))]
+    ("shape", "fitted"),
+    [((), (1, 1, 1)), ((2,), (2, 1, 1)), ((2, 3), (2, 3, 1)), ((1,), (1, 1, 1))],
 )
 def test_fit_adds_trailing_axes(shape, fitted):
     out = trees.fit(jnp.ones(shape), jnp.zeros((2, 3, 4)))
@@ -71,12 +72,18 @@ def test_keys_and_noise_are_per_sample():
     assert len(np.unique(whole)) == 24
     folded = trees.fold(keys, 3)
     assert folded.shape == (8,)
-    assert jnp.all(jax.random.key_data(folded[0]) == jax.random.key_data(jax.random.fold_in(keys[0], 3)))
+    assert jnp.all(
+        jax.random.key_data(folded[0]) == jax.random.key_data(jax.random.fold_in(keys[0], 3))
+    )
 
 
 def test_noise_of_a_tree():
     """Leaves draw independently, in their own shape and dtype; mean 0, variance 1."""
-    x = {"a": jnp.zeros((500, 20)), "b": jnp.zeros((500, 20)), "c": jnp.zeros((500, 2), jnp.bfloat16)}
+    x = {
+        "a": jnp.zeros((500, 20)),
+        "b": jnp.zeros((500, 20)),
+        "c": jnp.zeros((500, 2), jnp.bfloat16),
+    }
     z = trees.normal(trees.keys_for(jax.random.key(1), jnp.arange(500)), x)
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in z.items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in x.items()

@@ -37,7 +37,9 @@ def test_only_static_fields_retrace():
 
 
 def test_number_has_one_type():
-    kinds = {(number(v).dtype, number(v).weak_type) for v in (1, 1.0, True, jnp.int32(2), jnp.ones(()))}
+    kinds = {
+        (number(v).dtype, number(v).weak_type) for v in (1, 1.0, True, jnp.int32(2), jnp.ones(()))
+    }
     assert len(kinds) == 1
 
 

@@ -102,10 +102,8 @@ def _sample(p: argparse.ArgumentParser) -> None:
 def _restore(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="a run folder")
     p.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or .npy in [-1, 1]")
-    p.add_argument(
-        "--task", required=True, help="box, random, superres, or mask=FILE (white: seen)"
-    )
-    p.add_argument("--noise", type=float, default=0.05, help="of the measurement, in [-1, 1] (.05)")
+    p.add_argument("--task", required=True, help="box, random, superres or mask=FILE (white: seen)")
+    p.add_argument("--noise", type=float, default=0.05, help="in y, images on [-1, 1] (.05)")
     p.add_argument("--method", default="mmps", help="pigdm, mmps or ddnm (mmps)")
     p.add_argument("--measured", action="store_true", help="IMAGE is the measurement itself")
     p.add_argument("--label", help="the class, if it is known")
@@ -125,9 +123,7 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
 
 
 def _demo(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--out", default="out/demo", help="folder of the pictures and the run (out/demo)"
-    )
+    p.add_argument("--out", default="out/demo", help="where pictures and run go (out/demo)")
     p.add_argument("--steps", type=int, help="of training (as in the config)")
     p.add_argument("--seed", type=int, default=0)
 

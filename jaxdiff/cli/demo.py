@@ -29,8 +29,6 @@ NOISE = 0.05
 HELD_OUT = 64
 """How many test images are restored."""
 
-RESTORE_STEPS = 20
-
 GATES = {"box": ("A^T y", 4.0), "random": ("mean-image fill", 6.0), "superres": ("pinv", 2.0)}
 """Per task: the naive answer, and by how many dB it has to be beaten."""
 
@@ -59,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     out = pathlib.Path(args.out)
     config = experiment.read_config("fashion_mnist", [f"--config.seed={args.seed}"])
+    experiment.put(config, "look.every", 0)  # its samples come at the end
     if args.steps is not None:
         experiment.put(config, "steps", args.steps)
     print(f"1/4 training: {config.steps} steps on 10,000 embedded images of clothes", flush=True)
@@ -123,7 +122,6 @@ def restorations(
     every = data.images_to_unit(jnp.asarray(train.images))
     step = len(test.images) // HELD_OUT  # the set is sorted by class: take all of them
     truth = data.images_to_unit(jnp.asarray(test.images[::step][:HELD_OUT]))
-    experiment.put(config, "sample.steps", RESTORE_STEPS)
     times = experiment.grid_of(config, found.process)
     figures = []
     for number, task in enumerate(GATES):
@@ -229,12 +227,3 @@ def _report(figures: list[Figure], out: pathlib.Path, seconds: float) -> None:
     print(f"  jaxdiff sample {out / 'run'} --label Bag --n 25 --scale 2 --out bags.png")
     print(f"  jaxdiff restore {out / 'run'} YOUR_PICTURE.png --task random")
     print("  jaxdiff train folder --config.data.path=YOUR_FOLDER --folder runs/mine")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse the arguments of `jaxdiff demo` and run it."""
-    p = argparse.ArgumentParser(prog="jaxdiff demo")
-    p.add_argument("--out", default="out/demo", help="folder of the pictures and the run")
-    p.add_argument("--steps", type=int, help="training steps (as in the config)")
-    p.add_argument("--seed", type=int, default=0)
-    return run(p.parse_args(argv))

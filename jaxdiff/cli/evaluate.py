@@ -59,7 +59,7 @@ def _loss(args: argparse.Namespace, pair: dict[str, Any]) -> tuple[float, str]:
 
 
 def _bits(args: argparse.Namespace, pair: dict[str, Any]) -> tuple[float, str]:
-    model, found, config = experiment.load(args.run)
+    model, _, config = experiment.load(args.run)
     source, rows, what = _held_out(args, config)
     images = take(source.images, rows)
     if images.dtype != np.uint8:

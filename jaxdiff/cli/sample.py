@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxdiff import experiment
 from jaxdiff.cli.files import chunks
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def many(
-    config: object,
+    config: ConfigDict,
     found: Experiment,
     model: Model,
     seed: int,

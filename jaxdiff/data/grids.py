@@ -20,11 +20,11 @@ def tiled(
     (9, 9, 1)
     """
     n, h, w, c = images.shape
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
-    rows = -(-n // columns)
-    page = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, c), 255, np.uint8)
+    wide = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = -(-n // wide)
+    page = np.full((rows * (h + gap) - gap, wide * (w + gap) - gap, c), 255, np.uint8)
     for i, image in enumerate(images):
-        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        top, left = (i // wide) * (h + gap), (i % wide) * (w + gap)
         page[top : top + h, left : left + w] = image
     return page
 
@@ -57,7 +57,8 @@ def write_grid(
       ValueError: if the images hold NaN.
     """
     values = np.asarray(x)
-    page = tiled(values if values.dtype == np.uint8 else to_uint8(values), columns=columns)
+    bytes_ = values if values.dtype == np.uint8 else np.asarray(to_uint8(values))
+    page = tiled(bytes_, columns=columns)
     _write(path, page.repeat(zoom, 0).repeat(zoom, 1))
 
 

@@ -1,4 +1,4 @@
-"""From a config to objects: the only file that reads one, and the only tables from names to functions.
+"""From a config to objects: the only file that reads one, the only tables of names.
 
 Each table holds, for a name, the function and the keys of the section that are its arguments.
 """
@@ -138,7 +138,7 @@ def _made(table: dict[str, Any], name: str, key: str, section: Any, **more: Any)
 
 
 class Info(NamedTuple):
-    """What has to be known of the data: `shape` of one example, number of `classes`, their `names`."""
+    """What has to be known of the data: `shape` of one example, how many `classes`, `names`."""
 
     shape: tuple[int, ...]
     classes: int = 0
@@ -146,7 +146,7 @@ class Info(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """All that a config stands for. `null` is the empty label, or None where there are no classes."""
+    """All that a config stands for; `null` is the empty label, None where there are no classes."""
 
     info: Info
     net: Net
@@ -246,7 +246,7 @@ def model_of(experiment: Experiment, params: PyTree) -> Model:
 
 
 def label_of(info: Info, text: str) -> int:
-    """The label that a text stands for: the name of a class, its number, or "none" (the null label).
+    """The label that a text stands for: the name of a class, its number, or "none" (null).
 
     >>> label_of(Info((1,), 2, ("cat", "dog")), "Dog")
     1

@@ -119,7 +119,7 @@ def _compiled(
     run = training.compile_step(one, mesh=mesh, shardings=training.state_shardings(mesh, state))
     place = batch_sharding(mesh)
 
-    def like(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def like(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=place)
 
     cond = like((), jnp.int32) if labelled else None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxdiff.canonical import scan
 from jaxdiff.trees import combine, dots
 from jaxdiff.types import PyTree
 
@@ -41,18 +42,18 @@ def cg(
     rounding = 4 * jnp.finfo(dots(b, b).dtype).eps
     bound = max(tolerance, rounding) ** 2 * dots(b, b)
 
-    def step(_: Array, carry: _Carry) -> _Carry:
+    def step(carry: _Carry, _: None) -> tuple[_Carry, None]:
         u, r, p, rr = carry
         q = matvec(p)
         pq = dots(p, q)
-        # a sample that is done has p = 0: it rests, and 0/0 must not arise
+        # a sample that is done takes no more steps, and 0/0 must not arise
         alive = (rr > bound) & (pq > 0)
         rate = jnp.where(alive, rr / jnp.where(alive, pq, 1.0), 0.0)
         u, r = combine((1.0, u), (rate, p)), combine((1.0, r), (-rate, q))
         new = dots(r, r)
         turn = jnp.where(alive, new / jnp.where(alive, rr, 1.0), 0.0)
         p = combine((1.0, r), (turn, p))
-        return u, r, p, jnp.where(alive, new, rr)
+        return (u, r, p, jnp.where(alive, new, rr)), None
 
     start = (jax.tree.map(jnp.zeros_like, b), b, b, dots(b, b))
-    return jax.lax.fori_loop(0, steps, step, start)[0]
+    return scan(step, start, length=steps)[0][0]

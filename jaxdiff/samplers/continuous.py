@@ -158,7 +158,7 @@ def integrate(
     if saveat is not None:
         return solution
     last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-    return denoise(last, -t1).x0
+    return canonical(lambda x: denoise(x, -t1).x0)(last)
 
 
 def _stepping(controller: Any, times: Any, t0: Array, t1: Array, ode: bool) -> Any:

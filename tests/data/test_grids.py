@@ -60,5 +60,5 @@ def test_what_has_no_picture_is_refused(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file/x.png cannot be written"):
+    with pytest.raises(OSError, match=r"file/x\.png cannot be written"):
         write_grid(tmp_path / "file" / "x.png", np.zeros((1, 2, 2, 1)))

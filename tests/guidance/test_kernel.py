@@ -31,7 +31,8 @@ def log_likelihood(x, alpha, sigma):
 
     def log_density(rows, point, cov):
         parts = [
-            logit + jax.scipy.stats.multivariate_normal.logpdf(point, rows @ m, rows @ c @ rows.T + cov)
+            logit
+            + jax.scipy.stats.multivariate_normal.logpdf(point, rows @ m, rows @ c @ rows.T + cov)
             for logit, m, c in zip(dist.logits, dist.means, _covs(dist), strict=True)
         ]
         return jax.scipy.special.logsumexp(jnp.stack(parts))
@@ -143,7 +144,11 @@ def squared(x0):
 
 def test_an_energy_in_closed_form():
     """For N(0, 1) under edm J = 1/(1 + sigma^2) = x_0/x."""
-    denoise, x, t = exact.denoiser(exact.gaussian(jnp.zeros(1), jnp.eye(1)), process.edm()), 2.0, 0.5
+    denoise, x, t = (
+        exact.denoiser(exact.gaussian(jnp.zeros(1), jnp.eye(1)), process.edm()),
+        2.0,
+        0.5,
+    )
     x0, jacobian = x / (1 + t**2), 1 / (1 + t**2)
     for scale, value in ((3.0, 3.0), (Partial(_sigma), t), (jnp.array([3.0]), 3.0)):
         got = towards(squared, scale)(denoise)(jnp.full((1, 1), x), t).x0[0, 0]

@@ -20,7 +20,7 @@ def test_the_contract_of_an_operator(name):
 
     @jax.jit
     def numbers(operator, x, z, y, v):
-        A, At, pinv, solve = operator.A, operator.At, operator.pinv, operator.gram_solve  # noqa: N806
+        A, At, pinv, solve = operator.A, operator.At, operator.pinv, operator.gram_solve
 
         def gram(r2, s2, u):
             return combine((r2, A(At(u))), (s2, u))
@@ -34,7 +34,6 @@ def test_the_contract_of_an_operator(name):
 
     for value in numbers(operator, x, z, y, seen):
         assert jnp.abs(value) < 1e-10
-
 
 
 @pytest.mark.usefixtures("x64")
@@ -107,7 +106,10 @@ def test_the_conjugate_gradient():
 
 @pytest.mark.usefixtures("x64")
 def test_the_conjugate_gradient_rests():
-    matrix, b = jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0])), jnp.stack([jnp.ones(4), 1e-6 * jnp.ones(4)])
+    matrix, b = (
+        jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0])),
+        jnp.stack([jnp.ones(4), 1e-6 * jnp.ones(4)]),
+    )
 
     def solve(b, **options):
         return inverse.cg(lambda v: v @ matrix, b, **options)

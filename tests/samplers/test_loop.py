@@ -201,5 +201,3 @@ def test_corrections_act_after_the_step_and_through_it():
     plain, moved, pulled, slope = walk(x)
     assert jnp.allclose(moved - plain, TS[1])
     assert jnp.allclose(pulled, plain - 0.3 * slope, atol=1e-5)
-
-

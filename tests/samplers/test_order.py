@@ -55,9 +55,7 @@ def end_points(name, sampler, denoise, x, counts):
     grids = [smooth_grid(name, proc, len(c) - 1) for c in counts]
     again = functools.partial(restart, x)
     rows = passes(grids, grids[0][0])
-    _, seen = samplers.run(
-        keys_of(len(x)), denoise, sampler, rows, x, look=keep_x, renoise=again
-    )
+    _, seen = samplers.run(keys_of(len(x)), denoise, sampler, rows, x, look=keep_x, renoise=again)
     return seen[ends(grids)], grids[0][0], grids[0][-1]
 
 

@@ -1,0 +1,361 @@
+"""Every public name keeps the contract of its kind; a public name without an entry here fails.
+
+The tables say how to build one of each, small. What is of no kind (helpers, types) is listed too,
+so that a new name is a decision.
+"""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from jaxdiff import denoise as dn
+from jaxdiff import exact, guidance, inverse, process, samplers
+from jaxdiff.types import Estimate, Now, Sampler, State
+from tests.problems import keys_of, tree_denoiser, vector
+
+SHAPE = (4, 4, 2)
+B, DEVICES = 2, 8
+MASK = (vector(3, 4, 4, 1) > 0).astype(float)
+
+
+def half(t):
+    return t / 2
+
+
+def net(params, x, time, cond):
+    return params * x + (0.0 if cond is None else cond.reshape(-1, 1, 1, 1).astype(float))
+
+
+def model():
+    flow = process.rectified_flow()
+    return dn.model(net, jnp.array(0.5), flow, process.wiring(process.velocity))
+
+
+PROCESSES = {
+    "edm": process.edm,
+    "from_betas": lambda: process.from_betas(process.linear_betas()),
+    "from_scales": lambda: process.from_scales(jnp.ones_like, half, 0.1, 10.0),
+    "rectified_flow": process.rectified_flow,
+    "sub_vp": process.sub_vp,
+    "ve": process.ve,
+    "vp_cosine": process.vp_cosine,
+    "vp_linear": process.vp_linear,
+}
+PREDICTIONS = {
+    "F": process.F(0.5),
+    "eps": process.eps,
+    "score": process.score,
+    "v": process.v,
+    "velocity": process.velocity,
+    "x0": process.x0,
+}
+GRIDS = {
+    "karras": process.karras,
+    "leading": process.leading,
+    "linspace": process.linspace,
+    "uniform": process.uniform,
+    "uniform_lambda": process.uniform_lambda,
+}
+DENOISERS = {
+    "bind": lambda: dn.bind(model(), None),
+    "blend": lambda: dn.blend((dn.bind(model(), None), tree_denoiser(FLOW)), (0.5, 0.5)),
+    "cfg": lambda: dn.cfg(model(), 1, 0, 2.0),
+    "mix": lambda: dn.mix(model(), (0, 1, 2), (0.5, 0.25, 0.25)),
+    "rebase": lambda: dn.rebase(tree_denoiser(process.edm()), FLOW),
+}
+FLOW = process.rectified_flow()
+
+
+def cost(x0):
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(x0))
+
+
+def costs(x0):
+    return jax.vmap(cost)(x0)
+
+
+def fix(now, proc, x, est):
+    return jax.tree.map(lambda a, b: a + now.s * b, x, est.x0)
+
+
+POOL = inverse.average_pool(2, SHAPE)
+Y = vector(1, B, 2, 2, 2)
+
+SAMPLERS = {
+    "ddim": samplers.ddim(0.5),
+    "ddpm": samplers.ddpm(),
+    "dpmpp_2m": samplers.dpmpp_2m(),
+    "euler": samplers.euler(),
+    "heun": samplers.heun(),
+    "after": samplers.after(fix)(samplers.ddpm()),
+    "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
+}
+IMAGE_SAMPLERS = {  # corrections whose operator says the shape
+    "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
+    "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
+}
+
+
+def to_zero(est, at):
+    return jax.tree.map(jnp.negative, est.x0)
+
+
+GUIDES = {
+    "add": lambda y: guidance.pulled(guidance.add(to_zero, guidance.energy(cost))),
+    "chain": lambda y: guidance.chain(guidance.clip(), guidance.pulled(to_zero)),
+    "clip": lambda y: guidance.clip(),
+    "edited": lambda y: guidance.edited(to_zero),
+    "energy": lambda y: guidance.pulled(guidance.energy(cost, 0.1)),
+    "pulled": lambda y: guidance.pulled(to_zero),
+    "towards": lambda y: guidance.towards(cost, 0.1),
+    "ddnm": lambda y: inverse.ddnm(POOL, y),
+    "dps": lambda y: inverse.dps(POOL, y, noise=0.1),
+    "mmps": lambda y: inverse.mmps(POOL, y, noise=0.1),
+    "pigdm": lambda y: inverse.pigdm(POOL, y, noise=0.1),
+}
+OPERATORS = {
+    "average_pool": POOL,
+    "inpainting": inverse.inpainting(MASK, SHAPE),
+    "linear": inverse.linear(lambda x: x[1:] - x[:-1], SHAPE),
+    "matrix": inverse.matrix(vector(5, 3, 5)),
+    "stack": inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
+}
+OF_NO_KIND = {
+    "process": "Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas "
+    "decode diffusion2 drift edm_clock edm_wiring encode independent integer_law linear_betas "
+    "log_normal log_snr logit_normal low_discrepancy own_time perturb posterior scales thousand "
+    "time_of transition uniform_law unit wiring zero_snr",
+    "samplers": "grid integrate renoise run sample travel",
+    "guidance": "Guide tweedie_gain cfg mix",
+    "inverse": "Operator cg misfit",
+    "denoise": "Denoiser Model all_memories check_range joined model noise predict score value_at velocity",
+    "exact": "Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points",
+}
+KINDS = {
+    "process": [PROCESSES, PREDICTIONS, GRIDS],
+    "samplers": [SAMPLERS],
+    "guidance": [GUIDES],
+    "inverse": [GUIDES, OPERATORS, IMAGE_SAMPLERS],
+    "denoise": [DENOISERS],
+    "exact": [],
+}
+MODULES = {"process": process, "samplers": samplers, "guidance": guidance, "inverse": inverse,
+           "denoise": dn, "exact": exact}  # fmt: skip
+
+
+def public(module):
+    if hasattr(module, "__all__"):
+        return set(module.__all__)
+    own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    return {n for n, v in own.items() if not n.startswith("_") and (callable(v))}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_has_an_entry(name):
+    names = public(MODULES[name])
+    listed = OF_NO_KIND[name].split()
+    of_a_kind = [n for table in KINDS[name] for n in table]
+    assert names - set(listed) - set(of_a_kind) == set(), "give the new names an entry here"
+    assert set(listed) - names == set(), "entries for names that are gone"
+    assert not set(listed) & set(of_a_kind)
+    assert all(hasattr(MODULES[name], n) for n in names)
+
+
+def test_every_entry_is_public():
+    names = set().union(*map(public, MODULES.values()))
+    for tables in KINDS.values():
+        for table in tables:
+            assert set(table) <= names
+
+
+def test_every_public_function_is_documented():
+    for module in MODULES.values():
+        for name in public(module):
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert inspect.getdoc(value), f"{module.__name__}.{name}"
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_process(name):
+    proc = PROCESSES[name]()
+
+    @jax.jit
+    def facts(proc):
+        steps = jnp.linspace(0.0, 1.0, 101)
+        whole = proc.t_clean + steps * (proc.t_max - proc.t_clean)
+        asked = proc.t_min + steps[1:-1] * (proc.t_max - proc.t_min)
+        shapes = [process.scales(proc, whole[:4].reshape(s)) for s in ((4,), (2, 2))]
+        curve = process.log_snr(proc, asked)
+        return (
+            process.scales(proc, proc.t_clean), process.scales(proc, whole), shapes, curve,
+            process.log_snr(proc, process.time_of(proc, curve)),
+        )  # fmt: skip
+
+    clean, (alpha, sigma), shapes, curve, back = facts(proc)
+    assert [float(c) for c in clean] == [1.0, 0.0]
+    assert jnp.all(jnp.diff(alpha) <= 0) and jnp.all(jnp.diff(sigma) >= 0)
+    assert jnp.all(alpha >= 0) and jnp.all(jnp.isfinite(sigma))
+    assert jnp.all(jnp.diff(curve) < 0)
+    assert jnp.max(jnp.abs(back - curve)) < 1e-3
+    for (a, s), shape in zip(shapes, ((4,), (2, 2)), strict=True):
+        assert a.shape == s.shape == shape
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_a_prediction(name):
+    prediction, proc = PREDICTIONS[name], process.vp_linear()
+    x0, eps, t = vector(0, B, 3), vector(1, B, 3), jnp.array([0.2, 0.7])
+    assert prediction.name == name
+
+    @jax.jit
+    def round_trip(prediction, x0, eps):
+        p = process.encode(prediction, proc, t, x0, eps)
+        x = process.perturb(proc, t, x0, eps)
+        return prediction(proc, t), process.decode(prediction, proc, t, x, p)
+
+    (a, b), found = round_trip(prediction, x0, eps)
+    assert a.shape == b.shape == t.shape
+    assert jnp.max(jnp.abs(jnp.stack(found) - jnp.stack([x0, eps]))) < 1e-4
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid(name):
+    proc = process.from_betas(process.linear_betas())
+    for n, ts in enumerate(jax.jit(lambda p: [GRIDS[name](p, n) for n in (1, 2, 7)])(proc)):
+        assert ts.shape == ((1, 2, 7)[n] + 1,)
+        assert np.all(np.diff(ts) < 0) and ts[-1] == proc.t_clean and ts[0] <= proc.t_max
+        assert name == "leading" or ts[0] == proc.t_max
+
+
+X = {"image": vector(0, B, *SHAPE), "kernel": vector(1, B, 3)}
+IMAGE = X["image"]
+
+
+def now_at(t, s, keys):
+    return Now(t, s, jnp.array(0), jnp.array(2), keys, {})
+
+
+def two_steps(sampler, keys, x):
+    denoise = tree_denoiser(FLOW)
+    state = sampler.init(x)
+    middle, first = sampler.step(now_at(jnp.array(0.9), jnp.array(0.5), keys), denoise, state)
+    last, second = sampler.step(now_at(jnp.array(0.5), jnp.array(0.0), keys), denoise, middle)
+    return (state, middle, last), (first, second)
+
+
+def all_steps(keys, x):
+    """Two steps of every sampler, on a tree of arrays and on images."""
+    on_trees = {n: two_steps(s, keys, x) for n, s in SAMPLERS.items()}
+    return on_trees | {n: two_steps(s, keys, x["image"]) for n, s in IMAGE_SAMPLERS.items()}
+
+
+def assert_like(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+
+
+def test_every_sampler():
+    for name, (states, estimates) in jax.jit(all_steps)(keys_of(B), X).items():
+        x = X if name in SAMPLERS else IMAGE
+        for state in states:
+            assert isinstance(state, State), name
+            assert_like(state.x, x)
+            assert_like(state, states[0])  # a step keeps shapes and types: it can be scanned
+            assert all(leaf.shape[:1] == (B,) for leaf in jax.tree.leaves(state)), name
+            assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.x)), name
+        for estimate in estimates:
+            assert isinstance(estimate, Estimate), name
+            assert_like(estimate.x0, x)
+    for sampler in (SAMPLERS | IMAGE_SAMPLERS).values():
+        assert isinstance(sampler, Sampler)
+
+
+def shards(tree):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * DEVICES), tree)
+
+
+def assert_same_on_every_device(pmapped, alone):
+    for a, b in zip(jax.tree.leaves(pmapped), jax.tree.leaves(alone), strict=True):
+        assert a.shape == (DEVICES, *b.shape)
+        b = np.asarray(b)
+        scale = max(1.0, np.abs(b).max()) if b.size else 1.0
+        assert np.allclose(np.asarray(a), b[None], atol=1e-5 * scale)
+
+
+def test_every_step_runs_under_pmap():
+    keys = jax.random.split(jax.random.key(0), DEVICES * B).reshape(DEVICES, B)
+    found = jax.pmap(all_steps)(keys, shards(X))
+    for i in (0, DEVICES - 1):
+        alone = jax.jit(all_steps)(keys[i], X)
+        for name, result in found.items():
+            mine = jax.tree.map(lambda leaf, i=i: leaf[i], result)
+            for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(alone[name]), strict=True):
+                assert np.allclose(np.asarray(a), np.asarray(b), atol=1e-5), name
+
+
+@jax.jit
+def called(denoisers, x):
+    return {name: denoise(x, 0.6).x0 for name, denoise in denoisers.items()}
+
+
+def base():
+    return dn.bind(model(), None)
+
+
+def test_every_guide_and_denoiser():
+    """A Denoiser of the same process; an argument of jit; each sample for itself; under pmap."""
+    made = {n: g(Y)(base()) for n, g in GUIDES.items()}
+    made |= {n: make() for n, make in DENOISERS.items()}
+    for name, denoise in made.items():
+        assert isinstance(denoise, dn.Denoiser), name
+        assert jax.tree.structure(denoise.process) == jax.tree.structure(FLOW), name
+    whole = called(made, IMAGE)
+    for i in range(B):
+        one = {n: g(Y[i : i + 1])(base()) for n, g in GUIDES.items()}
+        one |= {n: make() for n, make in DENOISERS.items()}
+        for name, x0 in called(one, IMAGE[i : i + 1]).items():
+            assert x0.shape == (1, *SHAPE) and x0.dtype == jnp.float32, name
+            assert jnp.allclose(x0[0], whole[name][i], atol=1e-5), name
+    assert_same_on_every_device(jax.pmap(functools.partial(called, made))(shards(IMAGE)), whole)
+
+
+@jax.jit
+def operated(operators, seeds):
+    found = {}
+    for name, operator in operators.items():
+        image = (5,) if name == "matrix" else SHAPE
+        x = jax.random.normal(seeds, image)
+        y = operator.A(x)
+        solved = operator.gram_solve(1.0, 0.3, y)
+        found[name] = (
+            x,
+            y,
+            operator.At(y),
+            operator.pinv(y),
+            solved,
+            operator.A(operator.At(solved)),
+        )
+    return found
+
+
+def dot(a, b):
+    return sum(jnp.sum(u * v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_every_operator():
+    whole = operated(OPERATORS, jax.random.key(0))
+    for name, (x, y, back, inverse_, solved, gram) in whole.items():
+        assert_like(back, x), assert_like(inverse_, x), assert_like(solved, y)
+        assert jnp.allclose(dot(y, y), dot(x, back), rtol=1e-4), name
+        assert jnp.allclose(dot(y, y), dot(y, gram) + 0.3 * dot(y, solved), rtol=1e-4), name
+    keys = jax.random.split(jax.random.key(0), DEVICES)
+    found = jax.pmap(Partial(operated, OPERATORS))(keys)
+    alone = operated(OPERATORS, keys[DEVICES - 1])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+        assert np.allclose(np.asarray(a[-1]), np.asarray(b), atol=1e-5)

@@ -1,0 +1,301 @@
+"""A new number is no new program: every public constructor, two values, one trace.
+
+A (guided) denoiser, a model, a process, an operator or a grid is an ARGUMENT of a jitted function.
+Static by design, so not here: samplers, orders, numbers of steps, shapes, sites. A lambda defeats
+the rule (each is another function), so functions here live at module level.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from jaxdiff import denoise as dn
+from jaxdiff import exact, guidance, inverse, process, samplers
+from tests.problems import keys_of, vector
+
+SHAPE = (4, 4, 1)
+X = vector(0, 2, *SHAPE)
+LABELS = jnp.array([0, 1])
+
+
+def net(params, x, time, cond):
+    bias = 0.0 if cond is None else cond.astype(float)[:, None, None, None]
+    return params["w"] * x + bias
+
+
+def model(weight=0.5, proc=None, wiring=None, span=(-1.0, 1.0)):
+    proc = process.rectified_flow() if proc is None else proc
+    wiring = process.wiring(process.velocity) if wiring is None else wiring
+    return dn.model(net, {"w": jnp.array(weight)}, proc, wiring, span=span)
+
+
+def base(weight=0.5):
+    return dn.bind(model(weight), None)
+
+
+def loss(x0):
+    return jnp.sum(x0**2)
+
+
+def weighted(weight, x0):
+    return weight * jnp.sum(x0**2)
+
+
+def late(scale, at):
+    return scale * at.sigma
+
+
+def by_step(values, now):
+    return values[now.i] * jnp.ones(2)
+
+
+def mask(seed):
+    return (vector(seed, 4, 4, 1) > 0).astype(float)
+
+
+def blur(kernel, x):
+    return kernel[0] * x[:2] + kernel[1] * x[2:]
+
+
+POOL = inverse.average_pool(2, SHAPE)
+
+
+def measured(value):
+    return jnp.full((2, 2, 2, 1), value)
+
+
+def through_denoiser(make):
+    return lambda denoise: denoise(X, 0.6).x0, make
+
+
+def guided(guide):
+    return through_denoiser(lambda value: guide(value)(base()))
+
+
+def through_process(make):
+    def use(proc):
+        t = (proc.t_min + proc.t_max) / 2
+        times = process.uniform(proc, 3)
+        back = process.time_of(proc, process.log_snr(proc, t))
+        return process.scales(proc, t), process.posterior(proc, proc.t_min, t), times, back
+
+    return use, make
+
+
+def through_wiring(make):
+    def use(wiring):
+        return model(wiring=wiring).fn(X, 0.5, None, None).x0
+
+    return use, make
+
+
+def through_operator(make):
+    def use(operator):
+        y = operator.A(X[0])
+        return operator.At(y), operator.pinv(y), operator.gram_solve(1.0, 0.1, y)
+
+    return use, make
+
+
+def through_law(make):
+    return lambda law: law(process.edm(), jnp.array([0.2, 0.8])), make
+
+
+def vectors(make):
+    def use(dist):
+        return exact.denoiser(dist, process.edm())(jnp.ones((2, 2)), 1.0).x0, exact.mean(dist)
+
+    return use, make
+
+
+def through_grid(rows):
+    def use(ts):
+        return samplers.run(keys_of(2), base(), samplers.ddpm(), rows(ts), X)
+
+    return use, lambda end: jnp.array([1.0, 0.6, end, 0.0])
+
+
+def corrected(make):
+    """A correction is built inside the trace, of arrays that are arguments."""
+
+    def use(value):
+        sampler = make(value)(samplers.ddpm())
+        rows = samplers.grid(jnp.array([1.0, 0.5, 0.0]))
+        return samplers.run(keys_of(2), base(), sampler, rows, X)
+
+    return use, jnp.float32
+
+
+def _flow_end(denoise):
+    return samplers.integrate(denoise, X)
+
+
+def _noisy_end(denoise):
+    times = jnp.linspace(0.9, 0.1, 4)
+    return samplers.integrate(denoise, X, keys=keys_of(2), times=times)
+
+
+def _by_keys(keys):
+    rows = samplers.grid(jnp.array([1.0, 0.5, 0.0]))
+    return samplers.run(keys, base(), samplers.ddpm(), rows, X)
+
+
+def _by_start(key):
+    return samplers.sample(key, base(), shape=X.shape, steps=2, times=process.uniform)
+
+
+def _sampled(denoise):
+    return samplers.sample(jax.random.key(0), denoise, start=X, steps=2)
+
+
+def _at_eta(eta):
+    rows = samplers.grid(jnp.array([1.0, 0.5, 0.0]))
+    solvers = (samplers.ddim(eta), samplers.heun(eta))
+    return [samplers.run(keys_of(2), base(), s, rows, X) for s in solvers]
+
+
+def number(value):
+    return jnp.float32(value)
+
+
+CASES = {
+    # processes
+    "edm": through_process(lambda v: process.edm(0.002 * v, 80 * v)),
+    "ve": through_process(lambda v: process.ve(0.01 * v, 50 * v)),
+    "vp_linear": through_process(lambda v: process.vp_linear(0.1 * v, 20 * v)),
+    "sub_vp": through_process(lambda v: process.sub_vp(0.1 * v, 20 * v)),
+    "vp_cosine": through_process(lambda v: process.vp_cosine(0.008 * v)),
+    "rectified_flow": through_process(lambda v: process.rectified_flow(t_min=0.01 * v)),
+    "from_betas": through_process(lambda v: process.from_betas(process.linear_betas(9, 0.1 * v))),
+    "from_scales": through_process(
+        lambda v: process.from_scales(jnp.ones_like, Partial(jnp.multiply, v), 0.1 * v, 2.0)
+    ),
+    # wirings and predictions
+    "wiring": through_wiring(lambda v: process.wiring(process.velocity, center=0.1 * v)),
+    "edm_wiring": through_wiring(lambda v: process.edm_wiring(0.5 * v, center=0.1 * v)),
+    "F": through_wiring(lambda v: process.wiring(process.F(0.5 * v))),
+    # laws of training times
+    "log_normal": through_law(lambda v: process.log_normal(-v, v)),
+    "logit_normal": through_law(lambda v: process.logit_normal(-v, v)),
+    # models and denoisers
+    "model": through_denoiser(base),
+    "model span": through_denoiser(lambda v: dn.bind(model(span=(-1.0 * v, 1.0 * v)), None)),
+    "bind": through_denoiser(lambda v: dn.bind(model(), LABELS * v)),
+    "bind by step": (
+        lambda d: samplers.run(
+            keys_of(2), d, samplers.ddim(), samplers.grid(jnp.array([1.0, 0.5, 0.0])), X
+        ),
+        lambda v: dn.bind(model(), Partial(by_step, v * jnp.arange(2.0))),
+    ),
+    "cfg": through_denoiser(lambda v: dn.cfg(model(), LABELS, LABELS + 1, 1.0 * v)),
+    "cfg cond": through_denoiser(lambda v: dn.cfg(model(), LABELS * int(v), LABELS + 1, 2.0)),
+    "cfg of a function": through_denoiser(
+        lambda v: dn.cfg(model(), LABELS, LABELS + 1, Partial(late, v))
+    ),
+    "mix": through_denoiser(lambda v: dn.mix(model(), (LABELS, LABELS + 1), (v, 1 - v))),
+    "blend": through_denoiser(lambda v: dn.blend((base(0.3), base(0.4 * v)), (v, 1 - v))),
+    "rebase": through_denoiser(lambda v: dn.rebase(base(), process.edm(sigma_max=80.0 * v))),
+    # exact distributions
+    "gaussian": vectors(lambda v: exact.gaussian(v * jnp.ones(2), v * jnp.eye(2))),
+    "mixture": vectors(
+        lambda v: exact.mixture(jnp.array([v, 1.0]), v * jnp.eye(2), jnp.stack([jnp.eye(2)] * 2))
+    ),
+    "points": vectors(lambda v: exact.points(v * jnp.eye(2), jnp.array([v, 1.0]))),
+    "condition": vectors(
+        lambda v: exact.condition(
+            exact.gaussian(jnp.zeros(2), jnp.eye(2)), v * jnp.ones((1, 2)), jnp.ones(1), 0.1 * v
+        )
+    ),
+    # guides
+    "towards": guided(lambda v: guidance.towards(loss, 1.0 * v)),
+    "towards partial": guided(lambda v: guidance.towards(Partial(weighted, v), Partial(late, v))),
+    "energy": guided(lambda v: guidance.pulled(guidance.energy(loss, 1.0 * v))),
+    "add": guided(
+        lambda v: guidance.pulled(
+            guidance.add(guidance.energy(loss, 1.0 * v), guidance.energy(loss, v))
+        )
+    ),
+    "clip": guided(lambda v: guidance.clip(-1.0 * v, 1.0 * v)),
+    "chain": guided(lambda v: guidance.chain(guidance.clip(-v, v), guidance.towards(loss, v))),
+    # inverse problems
+    "pigdm": guided(lambda v: inverse.pigdm(POOL, measured(v), noise=0.1 * v, v0=1.0 * v)),
+    "mmps": guided(lambda v: inverse.mmps(POOL, measured(v), noise=0.1 * v)),
+    "dps": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1 * v)),
+    "dps var": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1, var=1.0 * v)),
+    "ddnm": guided(lambda v: inverse.ddnm(POOL, measured(v))),
+    "ddnm with noise": guided(lambda v: inverse.ddnm(POOL, measured(v), noise=0.1 * v, v0=1.0 * v)),
+    "pigdm by a mask": guided(
+        lambda v: inverse.pigdm(inverse.inpainting(mask(int(v)), SHAPE), X, noise=0.1)
+    ),
+    "mmps of a stack": guided(
+        lambda v: inverse.mmps(
+            inverse.stack(POOL, inverse.inpainting(mask(int(v)), SHAPE)),
+            (measured(v), X),
+            noise=0.1 * v,
+        )
+    ),
+    # operators
+    "inpainting": through_operator(lambda v: inverse.inpainting(mask(int(v)), SHAPE)),
+    "average_pool": through_operator(lambda v: inverse.average_pool(2, SHAPE)),
+    "linear": through_operator(lambda v: inverse.linear(Partial(blur, jnp.array([v, 0.5])), SHAPE)),
+    "matrix": (
+        lambda op: (op.At(jnp.ones(2)), op.pinv(jnp.ones(2)), op.gram_solve(1.0, 0.1, jnp.ones(2))),
+        lambda v: inverse.matrix(v * vector(0, 2, 3)),
+    ),
+    "stack": through_operator(
+        lambda v: inverse.stack(POOL, inverse.inpainting(mask(int(v)), SHAPE))
+    ),
+    # the loop
+    "grid": through_grid(samplers.grid),
+    "travel": through_grid(lambda ts: samplers.travel(ts, repeat=2)),
+    "keys": (_by_keys, lambda v: keys_of(2, int(v))),
+    "sample": (_sampled, lambda v: inverse.dps(POOL, measured(v), noise=0.1 * v)(base(v))),
+    "one key": (_by_start, lambda v: jax.random.key(int(v))),
+    "eta and frame": (_at_eta, number),
+    "integrate": (_flow_end, base),
+    "integrate, noisy": (_noisy_end, base),
+    # corrections: functions, made inside the trace
+    "dps_published": corrected(lambda v: inverse.dps_published(POOL, measured(1.0) * v, zeta=v)),
+    "repaint": corrected(lambda v: inverse.repaint(mask(0) * (v > 0), X * v, SHAPE)),
+    "through": corrected(lambda v: samplers.through(jax.vmap(loss), v)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_values_are_one_trace(name):
+    use, make = CASES[name]
+    traces = []
+
+    @jax.jit
+    def counted(value):
+        traces.append(name)  # runs while tracing, and only then
+        return use(value)
+
+    values = {"grid": (0.3, 0.2), "travel": (0.3, 0.2)}.get(name, (1.0, 2.0))
+    first, second = (counted(make(value)) for value in values)
+    assert len(traces) == 1
+    if name not in ("average_pool", "model span"):  # there nothing may change
+        assert any(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+        )
+
+
+def test_the_count_is_a_count():
+    """What is static by design does retrace; so does a function made anew."""
+    for make in (
+        lambda v: inverse.mmps(POOL, measured(1.0), noise=0.1, steps=v)(base()),
+        lambda v: guidance.towards(lambda x0: jnp.sum(x0**v))(base()),
+    ):
+        traces = []
+
+        @jax.jit
+        def counted(value, traces=traces):
+            traces.append(1)
+            return value(X, 0.5).x0
+
+        for v in (1, 2):
+            counted(make(v))
+        assert len(traces) == 2
