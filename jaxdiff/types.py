@@ -83,7 +83,7 @@ class Estimate(NamedTuple):
     """
 
     x0: PyTree
-    var: PyTree | None = None
+    var: PyTree = None
     aux: dict[str, Any] = {}  # noqa: RUF012  (never mutated: every writer makes a new dict)
 
 

@@ -72,7 +72,7 @@ FLOW = process.rectified_flow()
 
 
 def cost(x0):
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(x0))
+    return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(x0)]))
 
 
 def costs(x0):
@@ -126,15 +126,21 @@ OPERATORS = {
     "stack": inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
 }
 OF_NO_KIND = {
-    "process": "Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas "
-    "decode diffusion2 drift edm_clock edm_wiring encode independent integer_law linear_betas "
-    "log_normal log_snr logit_normal low_discrepancy own_time perturb posterior scales thousand "
-    "time_of transition uniform_law unit wiring zero_snr",
+    "process": """
+        Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas decode
+        diffusion2 drift edm_clock edm_wiring encode independent integer_law linear_betas
+        log_normal log_snr logit_normal low_discrepancy own_time perturb posterior scales thousand
+        time_of transition uniform_law unit wiring zero_snr
+    """,
     "samplers": "grid integrate renoise run sample travel",
     "guidance": "Guide tweedie_gain cfg mix",
     "inverse": "Operator cg misfit",
-    "denoise": "Denoiser Model all_memories check_range joined model noise predict score value_at velocity",
-    "exact": "Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points",
+    "denoise": """
+        Denoiser Model all_memories check_range joined model noise predict score value_at velocity
+    """,
+    "exact": """
+        Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points
+    """,
 }
 KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
@@ -227,8 +233,10 @@ def test_a_prediction(name):
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid(name):
     proc = process.from_betas(process.linear_betas())
-    for n, ts in enumerate(jax.jit(lambda p: [GRIDS[name](p, n) for n in (1, 2, 7)])(proc)):
-        assert ts.shape == ((1, 2, 7)[n] + 1,)
+    counts = (1, 2, 7)
+    grids = jax.jit(lambda p: [GRIDS[name](p, n) for n in counts])(proc)
+    for n, ts in zip(counts, grids, strict=True):
+        assert ts.shape == (n + 1,)
         assert np.all(np.diff(ts) < 0) and ts[-1] == proc.t_clean and ts[0] <= proc.t_max
         assert name == "leading" or ts[0] == proc.t_max
 

@@ -118,10 +118,11 @@ def restorations(
     """Restore held-out images of three measurements; gains over naive answers, residuals."""
     print(f"4/4 restoring {HELD_OUT} held-out images from three measurements", flush=True)
     model, found, config = experiment.load(out / "run")
-    denoise = bind(model, jnp.full(HELD_OUT, found.null, jnp.int32))
-    every = data.images_to_unit(jnp.asarray(train.images))
+    empty = jnp.full(HELD_OUT, found.info.classes, jnp.int32)
+    denoise = bind(model, empty)
+    every = jnp.asarray(data.images_to_unit(train.images))
     step = len(test.images) // HELD_OUT  # the set is sorted by class: take all of them
-    truth = data.images_to_unit(jnp.asarray(test.images[::step][:HELD_OUT]))
+    truth = jnp.asarray(data.images_to_unit(test.images[::step][:HELD_OUT]))
     times = experiment.grid_of(config, found.process)
     figures = []
     for number, task in enumerate(GATES):

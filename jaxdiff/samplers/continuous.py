@@ -97,7 +97,7 @@ def integrate(
     saveat: diffrax.SaveAt | None = None,
     max_steps: int = 4096,
     progress: diffrax.AbstractProgressMeter | None = None,
-) -> PyTree | diffrax.Solution:
+) -> Any:
     """Integrate the probability flow, or with `keys` the reverse SDE, from noise to data.
 
     The default adjoint checkpoints, so that gradients with respect to x and the parameters are
@@ -122,7 +122,7 @@ def integrate(
       progress: a Diffrax progress meter.
 
     Returns:
-      E[x_0 | x] at the end of the path, like x.
+      E[x_0 | x] at the end of the path, like x; with `saveat` the `diffrax.Solution`.
 
     Raises:
       ValueError: if `times` do not decrease; if the SDE has neither times nor a controller.

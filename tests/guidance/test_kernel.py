@@ -122,8 +122,9 @@ def test_times_of_every_sample_and_trees():
     guided = pulled(lambda e, at: jax.tree.map(jnp.ones_like, e.x0))(denoise)
     both = guided(x, times).x0
     for i in range(2):
-        alone = guided(jax.tree.map(lambda leaf: leaf[i : i + 1], x), times[i]).x0
-        same = jax.tree.map(lambda a, b: jnp.allclose(a[i], b[0], atol=1e-6), both, alone)
+        alone = guided(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x), times[i]).x0
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], both)
+        same = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-6), mine, alone)
         assert jax.tree.all(same)
 
 

@@ -23,7 +23,7 @@ def test_the_schedule_of_repaint():
     walk = [(1.0, 0.8, 0.8), (0.8, 0.6, 1.0), (1.0, 0.8, 0.8), (0.8, 0.6, 0.6)]
     walk += [(0.6, 0.4, 0.4), (0.4, 0.2, 0.6), (0.6, 0.4, 0.4), (0.4, 0.2, 0.2)]
     walk += [(0.2, 0.0, 0.2), (0.2, 0.0, 0.0)]
-    assert np.allclose(np.stack([rows.t, rows.s, rows.u], 1), walk)
+    assert np.allclose(np.asarray(rows[:3]).T, walk)
     assert rows.i.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4, 4]
     assert rows.k.tolist() == list(range(10))
 
