@@ -1,4 +1,4 @@
-"""A network that is right: it answers what the exact posterior mean is, in the wiring's own words."""
+"""A network that is right: it answers the exact posterior mean, in the wiring's own words."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,10 @@ CLOCKS: dict[str, tuple[Any, Callable]] = {
 def exact_network(
     dist: exact.Distribution, process: Process, wiring: Wiring, time: Callable = lambda clock: clock
 ) -> Callable:
-    """apply(params, x, clock, cond) for data of distribution `dist`; params {} or {"scale", "shift"}.
+    """apply(params, x, clock, cond) for data of distribution `dist`.
 
     It undoes the wiring by hand: x_t = x / c_in + alpha m, and answers the row of (x_0 - m, eps).
-    The perturbation p (1 + scale) + shift leaves it right at zero.
+    Its params, {} or {"scale", "shift"}, make it p (1 + scale) + shift: right at zero.
     """
 
     def apply(params: Any, x: Any, clock: Any, cond: Any) -> Any:

@@ -78,7 +78,7 @@ def test_a_tiny_step_of_a_config_runs(name):
     x = jax.random.uniform(jax.random.key(2), (2, *info.shape), minval=-1.0)
     batch = Batch(x, jnp.arange(2) if info.classes else None)
     # Whether it compiles is asked here, not how fast it runs.
-    quick = {"xla_backend_optimization_level": "0"}
+    quick: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
     compiled = jax.jit(step).lower(state, batch).compile(compiler_options=quick)
     state, metrics = compiled(state, batch)
     assert jnp.isfinite(metrics["loss"])

@@ -1,5 +1,7 @@
 """The joint: the door, conditions, guidance in one call, blending, changing frames, Tweedie."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_spans_are_ordered(span):
 def test_spans_travel_to_every_denoiser():
     m = dn.model(_zero, {}, pr.edm(), pr.wiring(pr.x0), span=(0, 255))
     d = dn.bind(m)
-    made = (d, dn.cfg(m, None, None, 1.0), dn.blend((d, d), (0.5, 0.5)), dn.rebase(d, pr.ve()))
+    made: Any = (d, dn.cfg(m, None, None, 1.0), dn.blend((d, d), (0.5, 0.5)), dn.rebase(d, pr.ve()))
     assert all(tuple(map(float, each.span)) == (0.0, 255.0) for each in made)
     assert dn.model(_zero, {}, pr.edm(), pr.wiring(pr.x0), span=None).span is None
 
@@ -248,7 +250,7 @@ def test_value_at():
 
 def test_mix_of_three_and_conditions_by_step():
     m = dn.model(_from_cond, {}, pr.edm(), pr.wiring(pr.x0))
-    conds = [{"label": jnp.float32(v)} for v in (0.1, 0.2)]
+    conds: list[Any] = [{"label": jnp.float32(v)} for v in (0.1, 0.2)]
     conds.append(Partial(_step_label, jnp.array([[0.4, 0.8]])))
     d = dn.mix(m, conds, (0.5, 0.25, 0.25))
     now = Now(1.0, 0.5, jnp.int32(0), 1, keys_for(jax.random.key(0), jnp.arange(2)), {})
@@ -274,7 +276,7 @@ def test_keys_and_memory_follow_the_rows():
 
 def test_mix_refuses_what_does_not_match():
     m = dn.model(_zero, {}, pr.edm(), pr.edm_wiring())
-    with pytest.raises(ValueError, match="different structures.*same keys"):
+    with pytest.raises(ValueError, match=r"different structures.*same keys"):
         dn.cfg(m, {"label": jnp.ones(2)}, jnp.ones(2), 1.0)
     with pytest.raises(ValueError, match="2 conditions and 1 weights"):
         dn.mix(m, (None, None), (1.0,))
@@ -307,7 +309,8 @@ def test_no_retrace():
 
 
 def test_blend():
-    strong, weak = (dn.bind(dn.model(_from_cond, {}, pr.edm(), pr.wiring(pr.x0)), {"label": jnp.full(2, v)}) for v in (0.2, 0.6))  # fmt: skip
+    m = dn.model(_from_cond, {}, pr.edm(), pr.wiring(pr.x0))
+    strong, weak = (dn.bind(m, {"label": jnp.full(2, v)}) for v in (0.2, 0.6))
     x = jnp.ones((2, 3))
     np.testing.assert_allclose(
         dn.blend((weak, strong), (-1.0, 2.0))(x, 1.0).x0, -0.2 * x, atol=1e-6
@@ -321,9 +324,8 @@ def test_blend():
 
 
 def _with_aux(name):
-    return dn.Denoiser(
-        pr.edm(), Partial(lambda x, t, now: Estimate(x, aux={name: x})), lambda x: {name: x}
-    )
+    fn = Partial(lambda x, t, now: Estimate(x, aux={name: x}))
+    return dn.Denoiser(pr.edm(), fn, Partial(lambda x: {name: x}))
 
 
 def test_blend_keeps_everything_it_is_told():

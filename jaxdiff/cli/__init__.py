@@ -162,8 +162,10 @@ def _guarded(verb: str, act: Callable[[], object], given: list[str]) -> int:
 
 def _told(error: Exception) -> tuple[str, int]:
     """An error as one line, and the exit status it stands for."""
-    plain = isinstance(error, OSError) and error.strerror and not error.filename
-    line = " ".join(str(error.strerror if plain else error).split())
+    text: object = error
+    if isinstance(error, OSError) and error.strerror and not error.filename:
+        text = error.strerror  # without the number
+    line = " ".join(str(text).split())
     if isinstance(error, _BAD):
         return line, 2
     if isinstance(error, _REFUSED):

@@ -88,7 +88,8 @@ def _features(args: argparse.Namespace, pair: dict[str, Any]) -> tuple[Any, Any,
             if values.ndim != 2:
                 raise ValueError(f"{path} has shape {values.shape}: features are [n, d]")
             check_finite(values, path)
-        return *(jnp.asarray(v, jnp.float32) for v in found), "given features"
+        a, b = (jnp.asarray(values, jnp.float32) for values in found)
+        return a, b, "given features"
     if "made" not in pair:
         pair["made"] = _probed(args)
     return pair["made"]

@@ -45,8 +45,13 @@ def read_images(path: str, size: int, channels: int) -> Float[np.ndarray, "b h w
             raise ValueError(
                 f"{file} has shape {found.shape}: images [n, {size}, {size}, {channels}] are needed"
             )
-        return images_to_unit(found) if found.dtype == np.uint8 else found.astype(np.float32)
-    return images_to_unit(picture(file, size, channels)[None])
+        return _unit(found)
+    return _unit(picture(file, size, channels)[None])
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Bytes scaled to [-1, 1]; floats as they are, to be judged by whoever takes them."""
+    return np.asarray(images_to_unit(images) if images.dtype == np.uint8 else images, np.float32)
 
 
 def picture(file: pathlib.Path, size: int | None, channels: int) -> np.ndarray:
@@ -66,8 +71,9 @@ def read_set(place: str) -> Float[np.ndarray, "n h w c"]:
         if found.ndim != 4:
             raise ValueError(f"{place} has shape {found.shape}: images are [n, h, w, c]")
     else:
-        found = take(folder(place, channels=None).images, np.arange(len(folder(place).images)))
-    return images_to_unit(found) if found.dtype == np.uint8 else found.astype(np.float32)
+        images = folder(place, channels=None).images
+        found = take(images, np.arange(len(images)))
+    return _unit(found)
 
 
 def chunks(n: int, size: int, what: str) -> Iterator[int]:
