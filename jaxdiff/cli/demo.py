@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from jaxdiff import data, experiment, inverse, metrics, samplers
 from jaxdiff.cli.restore import measure, operator_of
 from jaxdiff.cli.sample import many
-from jaxdiff.data.grids import write_grid
+from jaxdiff.data.grids import write_beside, write_grid
 from jaxdiff.denoise import Denoiser, Model, bind
 from jaxdiff.inverse import Operator
 from jaxdiff.metrics import probe
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     print("2/4 judges: two small classifiers, fitted on the same images", flush=True)
     figures = sampled(out, args.seed, train, test)
     figures += restorations(out, args.seed, train, test)
+    pictures = ("samples", *(f"restored_{task}" for task in GATES))
+    write_beside(out / "demo.png", [out / f"{name}.png" for name in pictures])
     _report(figures, out, time.monotonic() - began)
     return 0 if all(f.passed for f in figures) else 1
 

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,23 @@ def write_picture(path: str | os.PathLike[str], x: Any, *, columns: int | None =
         _write(path, density(np.asarray(x)))
     else:
         raise ValueError(f"samples of shape {np.shape(x)} have no picture: [n, h, w, c] or [n, 2]")
+
+
+def write_beside(
+    path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, gap: int = 12
+) -> None:
+    """Write grey pictures beside one another as one PNG, `gap` white pixels between them."""
+    from PIL import Image
+
+    pages = []
+    for file in files:
+        with Image.open(file) as image:
+            pages.append(np.asarray(image.convert("L")))
+    height = max(page.shape[0] for page in pages)
+    padded = [
+        np.pad(page, ((0, height - page.shape[0]), (0, gap)), constant_values=255) for page in pages
+    ]
+    _write(path, np.concatenate(padded, axis=1)[:, :-gap, None])
 
 
 def _write(path: str | os.PathLike[str], page: np.ndarray) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data.grids import density, tiled, write_grid, write_picture
+from jaxdiff.data.grids import density, tiled, write_beside, write_grid, write_picture
 
 
 def _pixels(path):
@@ -62,3 +62,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file/x\.png cannot be written"):
         write_grid(tmp_path / "file" / "x.png", np.zeros((1, 2, 2, 1)))
+
+
+def test_pictures_stand_side_by_side(tmp_path):
+    for name, height in (("a", 3), ("b", 5)):
+        write_grid(tmp_path / f"{name}.png", np.zeros((1, height, 2, 1), np.uint8))
+    write_beside(tmp_path / "both.png", [tmp_path / "a.png", tmp_path / "b.png"], gap=4)
+    page = _pixels(tmp_path / "both.png")
+    assert page.shape == (5, 8)
+    assert not page[:3, :2].any() and not page[:, 6:].any()
+    assert (page[:, 2:6] == 255).all() and (page[3:, :2] == 255).all()
