@@ -133,7 +133,7 @@ OF_NO_KIND = {
         time_of transition uniform_law unit wiring zero_snr
     """,
     "samplers": "grid integrate renoise run sample travel",
-    "guidance": "Guide tweedie_gain cfg mix",
+    "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """
         Denoiser Model all_memories check_range joined model noise predict score value_at velocity
@@ -257,6 +257,7 @@ def two_steps(sampler, keys, x):
     return (state, middle, last), (first, second)
 
 
+@jax.jit
 def all_steps(keys, x):
     """Two steps of every sampler, on a tree of arrays and on images."""
     on_trees = {n: two_steps(s, keys, x) for n, s in SAMPLERS.items()}
@@ -269,7 +270,7 @@ def assert_like(found, expected):
 
 
 def test_every_sampler():
-    for name, (states, estimates) in jax.jit(all_steps)(keys_of(B), X).items():
+    for name, (states, estimates) in all_steps(keys_of(B), X).items():
         x = X if name in SAMPLERS else IMAGE
         for state in states:
             assert isinstance(state, State), name
@@ -300,7 +301,7 @@ def test_every_step_runs_under_pmap():
     keys = jax.random.split(jax.random.key(0), DEVICES * B).reshape(DEVICES, B)
     found = jax.pmap(all_steps)(keys, shards(X))
     for i in (0, DEVICES - 1):
-        alone = jax.jit(all_steps)(keys[i], X)
+        alone = all_steps(keys[i], X)
         for name, result in found.items():
             mine = jax.tree.map(lambda leaf, i=i: leaf[i], result)
             for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(alone[name]), strict=True):

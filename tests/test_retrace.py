@@ -197,6 +197,9 @@ CASES = {
     "mix": through_denoiser(lambda v: dn.mix(model(), (LABELS, LABELS + 1), (v, 1 - v))),
     "blend": through_denoiser(lambda v: dn.blend((base(0.3), base(0.4 * v)), (v, 1 - v))),
     "rebase": through_denoiser(lambda v: dn.rebase(base(), process.edm(sigma_max=80.0 * v))),
+    "interval": through_denoiser(
+        lambda v: dn.cfg(model(), LABELS, LABELS + 1, guidance.interval(2.0 * v, 0.1 * v, 3.0 * v))
+    ),
     # exact distributions
     "gaussian": vectors(lambda v: exact.gaussian(v * jnp.ones(2), v * jnp.eye(2))),
     "mixture": vectors(
@@ -263,24 +266,43 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_values_are_one_trace(name):
-    use, make = CASES[name]
+def traces_of(use, values):
+    """How often `use` is traced when a jitted function is given these values in turn.
+
+    Shapes are evaluated and nothing is compiled: the traces of a jitted function are kept and
+    found again in the same way.
+    """
     traces = []
 
     @jax.jit
     def counted(value):
-        traces.append(name)  # runs while tracing, and only then
+        traces.append(value)  # runs while tracing, and only then
         return use(value)
 
-    values = {"grid": (0.3, 0.2), "travel": (0.3, 0.2)}.get(name, (1.0, 2.0))
-    first, second = (counted(make(value)) for value in values)
-    assert len(traces) == 1
-    if name not in ("average_pool", "model span"):  # there nothing may change
+    for value in values:
+        jax.eval_shape(counted, value)
+    return len(traces)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_values_are_one_trace(name):
+    use, make = CASES[name]
+    first, second = (make(value) for value in VALUES.get(name, (1.0, 2.0)))
+    if name != "average_pool":  # there nothing may change
         assert any(
-            not np.array_equal(a, b)
+            not np.array_equal(_data(a), _data(b))
             for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
         )
+    assert traces_of(use, (first, second)) == 1
+
+
+def _data(leaf):
+    leaf = jnp.asarray(leaf)
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+VALUES = {"grid": (0.3, 0.2), "travel": (0.3, 0.2)}
 
 
 def test_the_count_is_a_count():
@@ -289,13 +311,19 @@ def test_the_count_is_a_count():
         lambda v: inverse.mmps(POOL, measured(1.0), noise=0.1, steps=v)(base()),
         lambda v: guidance.towards(lambda x0: jnp.sum(x0**v))(base()),
     ):
-        traces = []
+        assert traces_of(lambda denoise: denoise(X, 0.5).x0, (make(1), make(2))) == 2
 
-        @jax.jit
-        def counted(value, traces=traces):
-            traces.append(1)
-            return value(X, 0.5).x0
 
-        for v in (1, 2):
-            counted(make(v))
-        assert len(traces) == 2
+def test_a_program_is_compiled_once():
+    """The whole way, not its shapes: one program serves two measurements and two scales."""
+    traces = []
+
+    @jax.jit
+    def counted(denoise):
+        traces.append(1)
+        return samplers.sample(jax.random.key(0), denoise, start=X, steps=2)
+
+    first, second = (
+        counted(inverse.pigdm(POOL, measured(v), noise=0.1 * v)(base(v))) for v in (1.0, 2.0)
+    )
+    assert len(traces) == 1 and not jnp.allclose(first, second)

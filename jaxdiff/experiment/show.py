@@ -1,6 +1,7 @@
 """Samples of a model as a config says: what the pictures of a run are made with."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxdiff import samplers
 from jaxdiff.denoise import Model, bind, cfg
 from jaxdiff.experiment.objects import Experiment, grid_of, sampler_of
+from jaxdiff.guidance import interval
 from jaxdiff.types import Sampler
 
 
@@ -24,12 +26,18 @@ def _drawn(
     *,
     null: int | None,
     sampler: Sampler,
+    acting: Callable[[Any], Any],
     shape: tuple[int, ...],
 ) -> Array:
-    denoise = bind(model, labels) if scale is None else cfg(model, labels, null, scale)
+    denoise = bind(model, labels) if scale is None else cfg(model, labels, null, acting(scale))
     return samplers.sample(
         key, denoise, sampler, shape=(len(ids), *shape), steps=len(times) - 1, times=times, ids=ids
     )
+
+
+def _acting(below: float) -> Callable[[Any], Any]:
+    """What makes a scale act at the noise levels that the config says."""
+    return lambda scale: interval(scale, high=below) if below else scale
 
 
 def drawn(config: ConfigDict, experiment: Experiment) -> Any:
@@ -41,6 +49,7 @@ def drawn(config: ConfigDict, experiment: Experiment) -> Any:
         _drawn,
         null=experiment.null,
         sampler=sampler_of(config),
+        acting=_acting(config.sample.guide_below),
         shape=experiment.info.shape,
     )
     times, run = grid_of(config, experiment.process), jax.jit(fn)

@@ -2,6 +2,7 @@
 
 from jaxdiff.denoise import cfg, mix
 from jaxdiff.guidance.energy import clip, energy, towards
+from jaxdiff.guidance.interval import interval
 from jaxdiff.guidance.kernel import Guide, add, chain, edited, pulled, tweedie_gain
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "clip",
     "edited",
     "energy",
+    "interval",
     "mix",
     "pulled",
     "towards",

@@ -133,6 +133,15 @@ def exchange(p: Prediction, q: Prediction, process: Process, t: Array) -> Array:
 def dropped(keys: Key[Array, " b"], cond: PyTree, null: PyTree, rate: Scalar) -> PyTree:
     """The condition with each row replaced by `null` with probability `rate`.
 
+    Args:
+      keys: [b] one key per row.
+      cond: a tree with leading axis b, or None.
+      null: a tree like cond, of what replaces a row (scalars or arrays without the axis b).
+      rate: in [0, 1].
+
+    Returns:
+      a tree like cond.
+
     Raises:
       ValueError: if rate > 0 and there is no condition or no null.
     """

@@ -81,7 +81,12 @@ def _callable(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def scales(process: Process, t: Time) -> tuple[Array, Array]:
-    """(alpha(t), sigma(t)), each shaped like t."""
+    """(alpha(t), sigma(t)), each shaped like t.
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> [float(a) for a in scales(rectified_flow(), 0.25)]
+    [0.75, 0.25]
+    """
     t = number(t)
     return process.alpha(t), process.sigma(t)
 
@@ -93,6 +98,13 @@ def _derivative(fn: Callable[[Array], Array], t: Array) -> tuple[Array, Array]:
 def drift(process: Process, t: Time) -> Array:
     """f(t) = d log(alpha) / dt of the forward SDE dx = f x dt + g dw, on the open interval.
 
+    Args:
+      process: what noise does.
+      t: times of any shape, with alpha(t) > 0.
+
+    Returns:
+      f, shaped like t, per unit of t.
+
     >>> from jaxdiff.process import vp_linear
     >>> f = drift(vp_linear(), 0.5)   # -beta(t)/2, beta = .1 + 19.9 t
     >>> round(float(f), 4)
@@ -103,14 +115,31 @@ def drift(process: Process, t: Time) -> Array:
 
 
 def diffusion2(process: Process, t: Time) -> Array:
-    """g(t)^2 = -sigma^2 d lambda/dt = d(sigma^2)/dt - 2 f sigma^2, on the open interval."""
+    """g(t)^2 = -sigma^2 d lambda/dt = d(sigma^2)/dt - 2 f sigma^2, on the open interval.
+
+    Args:
+      process: what noise does.
+      t: times of any shape, with alpha(t) > 0.
+
+    Returns:
+      g^2, shaped like t, not negative.
+
+    >>> from jaxdiff.process import edm
+    >>> float(diffusion2(edm(), 3.0))   # 2 t
+    6.0
+    """
     t = number(t)
     sigma, slope = _derivative(process.sigma, t)
     return 2 * sigma * (slope - sigma * drift(process, t))
 
 
 def log_snr(process: Process, t: Time) -> Array:
-    """lambda(t) = log(alpha^2 / sigma^2); +inf where sigma = 0, -inf where alpha = 0."""
+    """lambda(t) = log(alpha^2 / sigma^2) in nats; +inf where sigma = 0, -inf where alpha = 0.
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> [float(lam) for lam in log_snr(rectified_flow(), jnp.array([0.0, 0.5, 1.0]))]
+    [inf, 0.0, -inf]
+    """
     alpha, sigma = scales(process, t)
     return 2 * (jnp.log(alpha) - jnp.log(sigma))
 
@@ -120,6 +149,13 @@ def time_of(process: Process, lam: Time) -> Array:
 
     Bisection (lambda falls with t) and one Newton step, which also carries the derivative
     dt/dlambda. Values outside the range of the process give the nearer end.
+
+    Args:
+      process: what noise does.
+      lam: log-signal-to-noise ratios in nats, of any shape, infinities included.
+
+    Returns:
+      times, shaped like lam: exact to the float's grain in t.
 
     >>> from jaxdiff.process import edm
     >>> t = time_of(edm(), -2 * jnp.log(5.0))   # lambda = -2 log(sigma)
@@ -159,6 +195,18 @@ def transition(process: Process, s: Time, t: Time) -> Kernel:
 
     x_t = (alpha_t/alpha_s) x_s + sqrt(sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2) z, the variance
     written as -sigma_t^2 expm1(lambda_t - lambda_s).
+
+    Args:
+      process: what noise does.
+      s: the earlier times, alpha(s) > 0.
+      t: the later times, of the same shape or broadcastable.
+
+    Returns:
+      (shrink, var), each shaped like the times.
+
+    >>> from jaxdiff.process import edm
+    >>> [float(a) for a in transition(edm(), 3.0, 5.0)]   # 5^2 - 3^2
+    [1.0, 16.0]
     """
     (alpha_s, _), (alpha_t, sigma_t) = scales(process, s), scales(process, t)
     return Kernel(alpha_t / alpha_s, sigma_t**2 * _gone(process, s, t))
@@ -186,6 +234,14 @@ def posterior(process: Process, s: Time, t: Time) -> Posterior:
     With r = 1 - SNR_t/SNR_s: mean alpha_s r x_0 + (alpha_t/alpha_s)(sigma_s/sigma_t)^2 x_t,
     variance sigma_s^2 r. At s = t_clean it is x_0, with no variance.
 
+    Args:
+      process: what noise does.
+      s: the earlier times, alpha(s) > 0.
+      t: the later times, of the same shape or broadcastable.
+
+    Returns:
+      (on_x0, on_xt, var), each shaped like the times.
+
     Ho et al. 2020, arXiv:2006.11239, eq. (7), in continuous time.
 
     >>> from jaxdiff.process import rectified_flow
@@ -200,6 +256,23 @@ def posterior(process: Process, s: Time, t: Time) -> Posterior:
 
 
 def perturb(process: Process, t: Time, x0: PyTree, eps: PyTree) -> PyTree:
-    """x_t = alpha(t) x_0 + sigma(t) eps, with t of shape (), [b] or [b, n]."""
+    """x_t = alpha(t) x_0 + sigma(t) eps.
+
+    Args:
+      process: what noise does.
+      t: times, (), [b] or [b, n].
+      x0: clean samples [b, ...], an array or a tree of them.
+      eps: standard normal noise, like x0.
+
+    Returns:
+      noisy samples, like x0.
+
+    Raises:
+      ValueError: if the shape of t is no prefix of that of a leaf.
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> perturb(rectified_flow(), 0.25, jnp.ones(2), -jnp.ones(2)).tolist()
+    [0.5, 0.5]
+    """
     alpha, sigma = scales(process, t)
     return combine((alpha, x0), (sigma, eps))

@@ -101,7 +101,22 @@ def F(sigma_data: Scalar = 0.5) -> Prediction:
 
 
 def encode(prediction: Prediction, process: Process, t: Time, x0: PyTree, eps: PyTree) -> PyTree:
-    """The target p = a(t) x_0 + b(t) eps, for t of shape (), [b] or [b, n]."""
+    """The target p = a(t) x_0 + b(t) eps.
+
+    Args:
+      prediction: the row.
+      process: what noise does.
+      t: times, (), [b] or [b, n].
+      x0: clean samples [b, ...], an array or a tree of them.
+      eps: noise, like x0.
+
+    Returns:
+      p, like x0; infinite where the row is (the score at sigma = 0).
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> float(encode(velocity, rectified_flow(), 0.5, jnp.float32(1.0), jnp.float32(3.0)))
+    2.0
+    """
     a, b = prediction(process, t)
     return combine((a, x0), (b, eps))
 

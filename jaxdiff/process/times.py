@@ -25,7 +25,18 @@ SMALLEST_RATIO = 2e-3
 
 
 def independent(key: Key[Array, ""], rows: Int[Array, " b"]) -> Float[Array, " b"]:
-    """u_i uniform on (0, 1), each row from its own key: it does not depend on the batch size."""
+    """u_i uniform on (0, 1), each row from its own key: it does not depend on the batch size.
+
+    Args:
+      key: one key for the global batch.
+      rows: [b] places in it.
+
+    Returns:
+      u [b], never 0 nor 1.
+
+    >>> independent(jax.random.key(0), jnp.arange(3)).shape
+    (3,)
+    """
     bits = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys_for(key, rows))
     return _fraction(bits)
 
@@ -35,6 +46,13 @@ def low_discrepancy(key: Key[Array, ""], rows: Int[Array, " b"]) -> Float[Array,
 
     One shared u makes each u_i uniform; the golden rotation spreads any number of consecutive
     rows almost evenly, so a row need not know the size of the batch, nor its shard.
+
+    Args:
+      key: one key for the global batch.
+      rows: [b] places in it.
+
+    Returns:
+      u [b], never 0 nor 1.
 
     Kingma et al. 2021, arXiv:2107.00630, appendix I.1 spreads one batch by i / b in its place.
 
@@ -80,6 +98,12 @@ integer_law = Partial(_integers)
 def log_normal(mean: Scalar = -1.2, std: Scalar = 1.2) -> Partial:
     """log(sigma/alpha) ~ N(mean, std^2), clipped to the process.
 
+    Args:
+      mean, std: of log(sigma/alpha), in nats.
+
+    Returns:
+      a law, (process, u [b]) -> t [b].
+
     Karras et al. 2022, arXiv:2206.00364, table 1 (P_mean, P_std).
 
     >>> from jaxdiff.process import edm
@@ -91,6 +115,12 @@ def log_normal(mean: Scalar = -1.2, std: Scalar = 1.2) -> Partial:
 
 def logit_normal(mean: Scalar = 0.0, std: Scalar = 1.0) -> Partial:
     """logit of the position in [t_min, t_max] ~ N(mean, std^2).
+
+    Args:
+      mean, std: of the logit.
+
+    Returns:
+      a law, (process, u [b]) -> t [b].
 
     Esser et al. 2024, arXiv:2403.03206, eq. (19).
 
@@ -134,6 +164,16 @@ def uniform(process: Process, n: int) -> Float[Array, " m"]:
 
     Where the last of the n times asked would lie below t_min, the n are spread to t_min.
 
+    Args:
+      process: what noise does.
+      n: number of steps.
+
+    Returns:
+      [n + 1] times.
+
+    Raises:
+      ValueError: if n < 1.
+
     Lin et al. 2023, arXiv:2305.08891, table 2 (trailing).
 
     >>> from jaxdiff.process import from_betas, linear_betas
@@ -148,6 +188,18 @@ def uniform(process: Process, n: int) -> Float[Array, " m"]:
 
 def linspace(process: Process, n: int) -> Float[Array, " m"]:
     """n times evenly spread from t_max to t_min, then t_clean.
+
+    Where sigma(t_min) is about 0, the last time asked is that of sigma/alpha = 0.002.
+
+    Args:
+      process: what noise does.
+      n: number of steps.
+
+    Returns:
+      [n + 1] times.
+
+    Raises:
+      ValueError: if n < 1.
 
     >>> from jaxdiff.process import from_betas, linear_betas
     >>> linspace(from_betas(linear_betas()), 4).tolist()
@@ -193,6 +245,19 @@ def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
 def uniform_lambda(process: Process, n: int) -> Float[Array, " m"]:
     """n times evenly spread in log-SNR from t_max to t_min, then t_clean.
 
+    Where alpha(t_max) is about 0 the spread counts from sigma/alpha = 1000, and where
+    sigma(t_min) is about 0 to sigma/alpha = 0.002.
+
+    Args:
+      process: what noise does.
+      n: number of steps.
+
+    Returns:
+      [n + 1] times.
+
+    Raises:
+      ValueError: if n < 1.
+
     Lu et al. 2022, arXiv:2206.00927, section 3.4.
     """
     check_steps(n)
@@ -203,7 +268,19 @@ def uniform_lambda(process: Process, n: int) -> Float[Array, " m"]:
 def karras(process: Process, n: int, rho: Scalar = 7.0) -> Float[Array, " m"]:
     """n times evenly spread in (sigma/alpha)^(1/rho) from t_max to t_min, then t_clean.
 
-    sigma/alpha = (max^(1/rho) + i/(n-1) (min^(1/rho) - max^(1/rho)))^rho for i = 0 ... n - 1.
+    sigma/alpha = (max^(1/rho) + i/(n-1) (min^(1/rho) - max^(1/rho)))^rho for i = 0 ... n - 1;
+    its ends are limited to 1000 and 0.002 as in `uniform_lambda`.
+
+    Args:
+      process: what noise does.
+      n: number of steps.
+      rho: the larger, the denser towards data.
+
+    Returns:
+      [n + 1] times.
+
+    Raises:
+      ValueError: if n < 1.
 
     Karras et al. 2022, arXiv:2206.00364, eq. (5).
 

@@ -46,6 +46,7 @@ def test_the_pseudo_inverse_is_that_of_the_matrix():
     assert jnp.allclose(by_function.pinv(y), jnp.linalg.pinv(vector(5, 3, 6)) @ y, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_single_precision_is_kept():
     operators = {name: make() for name, make in OPERATORS.items()}
 

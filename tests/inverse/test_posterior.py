@@ -66,7 +66,7 @@ def every_way(proc, x, t):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("edm", "flow", "table") else pytest.param(n, marks=pytest.mark.slow)
+    [n if n == "flow" else pytest.param(n, marks=pytest.mark.slow)
      for n in PROCESSES],
 )  # fmt: skip
 def test_every_way_to_an_exact_posterior(name):

@@ -154,7 +154,12 @@ def _coupled(proc):
     return type(normal)(proc, jax.tree_util.Partial(fn))
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("mmps", "ddnm", "dps_published")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
 def test_a_batch_is_its_samples(name):
     """y of very unlike sizes: a norm or a step size over the batch would show."""
     y = vector(1, 3, 2, 2, 2) * jnp.array([0.1, 1.0, 20.0])[:, None, None, None]

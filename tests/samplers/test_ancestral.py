@@ -65,6 +65,7 @@ def test_the_reverse_sde_reaches_a_mixture(name):
     close(samples(exact.denoiser(mixture(), proc)))
 
 
+@pytest.mark.slow
 def test_travel_keeps_the_distribution():
     """Noising back and walking again draws from the same law: RePaint without a picture."""
     proc = PROCESSES["flow"]()

@@ -28,8 +28,8 @@ from tests.problems import (
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    ["edm", "vp_linear", "flow"]
-    + [pytest.param(n, marks=pytest.mark.slow) for n in ("ve", "sub_vp", "vp_cosine")],
+    ["edm", "flow"]
+    + [pytest.param(n, marks=pytest.mark.slow) for n in ("ve", "vp_linear", "sub_vp", "vp_cosine")],
 )
 def test_the_probability_flow_in_closed_form(name):
     proc, dist = PROCESSES[name](), gaussian()
@@ -148,6 +148,7 @@ def test_the_sde_draws_per_sample(solver):
     assert jnp.max(jnp.abs(sde(solver, False, keys_of(4, 1), x) - whole)) > 0.01
 
 
+@pytest.mark.slow
 def test_the_sde_adapts_its_steps():
     whole = sde(None, True, keys_of(64), 80 * vector(0, 64, 3))
     assert jnp.isfinite(whole).all()

@@ -21,7 +21,7 @@ def drawn(sampler, b, ids, denoise=None):
     return draw(shape=(b, 3), steps=3, ids=ids)
 
 
-@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("fold", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_noise_is_bit_equal_at_every_batch_size(fold):
     sampler = noise_sampler(fold)
     all_of_them = drawn(sampler, 64, jnp.arange(64))
@@ -58,7 +58,9 @@ def test_start_solver_and_guide_noise_differ_and_other_keys_give_other_noise():
 SOLVERS = {"ddpm": samplers.ddpm(), "2m": samplers.dpmpp_2m(), "heun": samplers.heun()}
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(
+    "name", [n if n == "ddpm" else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS]
+)
 def test_samples_do_not_depend_on_the_batch(name):
     denoise = exact.denoiser(gaussian(), process.rectified_flow())
     whole = drawn(SOLVERS[name], 16, jnp.arange(16), denoise)

@@ -71,7 +71,10 @@ def one_gaussian():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["edm", "vp_linear", "flow", "flow in log-SNR"])
+@pytest.mark.parametrize(
+    "name",
+    ["edm", "flow", "flow in log-SNR", pytest.param("vp_linear", marks=pytest.mark.slow)],
+)
 def test_order_on_a_gaussian_and_a_mixture(name):
     proc = PROCESSES[name.split()[0]]()
     x = proc.sigma(smooth_grid(name, proc, 1)[0]) * vector(5, 8, 2)
@@ -98,6 +101,7 @@ def default_grid(denoise, x):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edm", "flow"])
 def test_the_default_grid_reaches_clean_data_at_the_exact_point(name):
     proc, dist = PROCESSES[name](), gaussian()

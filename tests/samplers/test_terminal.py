@@ -42,7 +42,7 @@ def last_points(denoise, x, grids):
 
 
 # The tables share one compilation; each of the others takes several seconds.
-FAST = ("edm", "flow", "table", "cosine_table", "zero_table")
+FAST = ("table", "cosine_table", "zero_table")
 
 
 @pytest.mark.parametrize(
