@@ -18,6 +18,12 @@ CLOCKS: dict[str, tuple[Any, Callable]] = {
 """A clock, and the time that is read off it (EDM's on the EDM process)."""
 
 
+def plane() -> exact.Mixture:
+    """Two Gaussians in the plane, one of them tilted."""
+    covs = jnp.array([[[1.0, 0.6], [0.6, 0.5]], [[0.2, 0.0], [0.0, 0.2]]])
+    return exact.mixture(jnp.array([0.4, 0.6]), jnp.array([[0.5, -1.0], [-1.0, 0.7]]), covs)
+
+
 def exact_network(
     dist: exact.Distribution, process: Process, wiring: Wiring, time: Callable = lambda clock: clock
 ) -> Callable:
