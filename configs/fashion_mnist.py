@@ -15,12 +15,12 @@ from jaxdiff.experiment import default
 def get_config(net: str = "unet") -> ConfigDict:
     """A U-Net of 0.64M parameters, or ("dit") a diffusion transformer."""
     c = default()
-    c.steps, c.batch = 800, 64
+    c.steps, c.batch = 640, 64
     c.process.sigma_min, c.process.sigma_max = 0.03, 40.0
     c.wiring.center, c.wiring.sigma_data = -0.43, 0.71
     c.loss.mean, c.loss.std, c.loss.drop = -0.4, 1.2, 0.1
     c.optimizer.lr, c.optimizer.warmup, c.optimizer.cooldown = 4e-3, 40, 0.35
-    c.sample.steps, c.sample.rho, c.sample.guide_below = 14, 5.0, 3.0
+    c.sample.steps, c.sample.rho, c.sample.guide_below = 14, 5.0, 6.0
     c.look.every = 300
     if net == "dit":
         c.net.kind, c.net.patch, c.net.width, c.net.depth, c.net.heads = "dit", 4, 128, 4, 4

@@ -443,3 +443,14 @@ def test_the_script_exists(shell_env):
     done = subprocess.run(argv, env=shell_env, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count(os.linesep) == 1
+
+
+@pytest.mark.parametrize("said", [None, "1", "3"])
+def test_each_core_is_a_device_unless_said_otherwise(shell_env, said):
+    more = {} if said is None else {"JAX_NUM_CPU_DEVICES": said}
+    code = "from jaxdiff import cli; cli._use_cores(); import jax; print(len(jax.devices()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=shell_env | more, capture_output=True, text=True
+    )
+    cores = len(os.sched_getaffinity(0)) if said is None else int(said)
+    assert int(done.stdout) == min(cores, cli.CORES)

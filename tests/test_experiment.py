@@ -274,6 +274,28 @@ def test_a_run_loads_with_its_averaged_parameters(straight):
     assert jnp.abs(alone - x[2:]).max() < 1e-4
 
 
+@pytest.mark.parametrize("labels", [None, [1, 0, 1]])
+def test_samples_are_the_same_on_all_devices(straight, labels):
+    model, found, config = experiment.load(straight[0])
+    given = None if labels is None else jnp.asarray(labels)
+    wide = experiment.spread(model)
+    one, all_ = (
+        experiment.draw(config, found, m, jax.random.key(0), 3, labels=given, start=2)
+        for m in (model, wide)
+    )
+    assert one.shape == all_.shape == (3, 8, 8, 1)
+    assert jnp.abs(one - jax.device_get(all_)).max() < 1e-5
+
+
+def test_on_a_cpu_as_many_cores_train_as_divide_the_batch(straight, config, tmp_path):
+    put(config, "mesh.data", -1)
+    put(config, "batch", 6)
+    put(config, "steps", 1)
+    said = []
+    done = experiment.train(config, tmp_path / "six", say=said.append, progress=False)
+    assert len(jax.tree.leaves(done.state.params)[0].sharding.device_set) == 6
+
+
 def test_a_run_cut_at_a_checkpoint_ends_the_same_bit_for_bit(straight, config, tmp_path):
     folder, done = straight
     shutil.copytree(folder, tmp_path / "cut")

@@ -5,6 +5,7 @@ interval that it has to lie in; it fails if one does not.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -22,6 +23,7 @@ from jaxdiff.data.grids import write_beside, write_grid
 from jaxdiff.denoise import Denoiser, Model, bind
 from jaxdiff.inverse import Operator
 from jaxdiff.metrics import probe
+from jaxdiff.training.sharding import batch_sharding, mesh
 
 NOISE = 0.05
 """Standard deviation of the measurement noise, images on [-1, 1]."""
@@ -121,7 +123,7 @@ def restorations(
     print(f"4/4 restoring {HELD_OUT} held-out images from three measurements", flush=True)
     model, found, config = experiment.load(out / "run")
     empty = jnp.full(HELD_OUT, found.info.classes, jnp.int32)
-    denoise = bind(model, empty)
+    denoise = bind(experiment.spread(model), empty)
     every = jnp.asarray(data.images_to_unit(train.images))
     step = len(test.images) // HELD_OUT  # the set is sorted by class: take all of them
     truth = jnp.asarray(data.images_to_unit(test.images[::step][:HELD_OUT]))
@@ -144,6 +146,7 @@ def _restore(
 ) -> list[Figure]:
     operator = operator_of(task, truth.shape[1:], 0)
     y = measure(key, operator, truth, NOISE)
+    y = jax.device_put(y, batch_sharding(mesh(jax.local_devices())))
     x = posterior_sample(jax.random.fold_in(key, 1), denoise, operator, y, times, truth.shape)
     base, linear = naive(task, operator, y, train), linear_estimate(train, operator, y)
     _picture(out / f"restored_{task}.png", truth, jax.vmap(operator.pinv)(y), x)
@@ -162,13 +165,15 @@ def posterior_sample(
     key: Array, denoise: Denoiser, operator: Operator, y: Array, times: Array, shape: tuple
 ) -> Float[Array, "b h w c"]:
     """One sample of p(x | y) per measurement: MMPS, ancestral steps."""
+    return jnp.clip(_sampled(key, denoise, operator, y, times, shape), -1.0, 1.0)
 
-    @jax.jit
-    def go(key: Array, denoise: Denoiser, operator: Operator, y: Array, times: Array) -> Array:
-        guided = inverse.mmps(operator, y, noise=NOISE, steps=2)(denoise)
-        return samplers.sample(key, guided, samplers.ddim(1.0), shape=shape, times=times)
 
-    return jnp.clip(go(key, denoise, operator, y, times), -1.0, 1.0)
+@functools.partial(jax.jit, static_argnames=("shape",))  # one function: masks share a compilation
+def _sampled(
+    key: Array, denoise: Denoiser, operator: Operator, y: Array, times: Array, shape: tuple
+) -> Array:
+    guided = inverse.mmps(operator, y, noise=NOISE, steps=2)(denoise)
+    return samplers.sample(key, guided, samplers.ddim(1.0), shape=shape, times=times)
 
 
 def naive(task: str, operator: Operator, y: Array, train: Array) -> Float[Array, "b h w c"]:

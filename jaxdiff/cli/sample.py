@@ -42,6 +42,7 @@ def many(
 ) -> np.ndarray:
     """n samples in chunks of one size, so that all share one compilation; labels in turn."""
     compiled, key = experiment.drawn(config, found), jax.random.key(seed)
+    model = experiment.spread(model)
     size = max(1, min(n, CHUNK))
     parts = []
     for start in chunks(max(n, 1), size, "sampling"):

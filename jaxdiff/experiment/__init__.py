@@ -22,7 +22,7 @@ from jaxdiff.experiment.objects import (
     source,
 )
 from jaxdiff.experiment.run import batches, load, restore, train
-from jaxdiff.experiment.show import draw, drawn
+from jaxdiff.experiment.show import draw, drawn, spread
 
 __all__ = [
     "Experiment",
@@ -44,5 +44,6 @@ __all__ = [
     "restore",
     "sampler_of",
     "source",
+    "spread",
     "train",
 ]

@@ -38,6 +38,7 @@ def default() -> ConfigDict:
         optimizer=dict(kind="muon", lr=4e-3, warmup=40, cooldown=0.35, floor=0.01, b1=0.9, b2=0.95,
                        weight_decay=0.0, clip=1.0),
         ema=dict(kind="power", exponent=13.0, decay=0.9999),
+        # data: -1 takes all devices; on a CPU as many cores as divide the batch
         mesh=dict(data=-1, fsdp=1),
         log=dict(every=50),
         save=dict(every=300, keep=3),

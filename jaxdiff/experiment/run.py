@@ -21,7 +21,7 @@ from jaxdiff.experiment.show import draw, drawn
 from jaxdiff.training import checkpoint
 from jaxdiff.training.loop import Fit
 from jaxdiff.training.preflight import describe
-from jaxdiff.training.sharding import batch_sharding, check_batch
+from jaxdiff.training.sharding import batch_sharding, check_batch, dividing
 from jaxdiff.types import Batch, PyTree
 
 _QUIET = ("log.", "save.", "look.", "sample.")  # keys that change nothing of the training
@@ -85,8 +85,12 @@ def train(
 
 
 def _mesh(config: ConfigDict) -> Any:
-    c = config.mesh
-    devices = jax.devices()[: c.data * c.fsdp] if c.data > 0 and c.fsdp > 0 else None
+    c, devices = config.mesh, jax.devices()
+    if c.data > 0 and c.fsdp > 0:
+        devices = devices[: c.data * c.fsdp]
+    elif devices[0].platform == "cpu" and jax.process_count() == 1 and c.fsdp == 1:
+        # Cores nobody counted: as many as share the batch, rather than an error.
+        devices = devices[: dividing(config.batch // max(config.accumulate, 1), len(devices))]
     return training.mesh(devices, data=c.data, fsdp=c.fsdp)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from jaxdiff import samplers
 from jaxdiff.denoise import Model, bind, cfg
 from jaxdiff.experiment.objects import Experiment, grid_of, sampler_of
 from jaxdiff.guidance import interval
+from jaxdiff.training.sharding import mesh, replicated
 from jaxdiff.types import Sampler
 
 
@@ -56,6 +58,11 @@ def drawn(config: ConfigDict, experiment: Experiment) -> Any:
     return lambda key, model, labels, ids, scale: run(key, model, labels, ids, scale, times)
 
 
+def spread(model: Model) -> Model:
+    """The model on all local devices; `draw` then splits its samples over them."""
+    return jax.device_put(model, replicated(mesh(jax.local_devices())))
+
+
 def draw(
     config: ConfigDict,
     experiment: Experiment,
@@ -73,7 +80,7 @@ def draw(
     Args:
       config: `sample` is read.
       experiment: what the config stands for.
-      model: with its parameters.
+      model: with its parameters; the samples are split over the devices that those are on.
       key: one key; sample i is made from fold_in(key, start + i).
       n: how many.
       labels: [n]; by default all classes in turn.
@@ -86,12 +93,24 @@ def draw(
     """
     if n < 1:
         raise ValueError(f"n={n}: at least one sample")
-    ids = jnp.arange(start, start + n)
     guide = scale = config.sample.scale if scale is None else scale
+    place = _place_of(model)
+    ids = start + jnp.arange(n if place is None else -(-n // place.mesh.size) * place.mesh.size)
     if experiment.null is None:
         labels = guide = None
     elif labels is None:
         labels = ids % experiment.info.classes
-    guide = None if guide == 1 else guide
+    else:
+        labels = labels[jnp.minimum(ids - start, n - 1)]
+    if place is not None:
+        ids, labels = jax.device_put((ids, labels), place)
     run = drawn(config, experiment) if run is None else run
-    return run(key, model, labels, ids, guide)
+    return run(key, model, labels, ids, None if guide == 1 else guide)[:n]
+
+
+def _place_of(model: Model) -> NamedSharding | None:
+    """How a batch is split over the devices of a model; None if there is only one."""
+    where = getattr(jax.tree.leaves(model)[0], "sharding", None)
+    if not isinstance(where, NamedSharding) or where.mesh.size == 1:
+        return None
+    return NamedSharding(where.mesh, PartitionSpec(where.mesh.axis_names))

@@ -123,6 +123,15 @@ def check_batch(count: int, devices: int, accumulate: int = 1) -> None:
     )
 
 
+def dividing(count: int, most: int) -> int:
+    """The largest number of devices, at most `most`, that a batch of `count` divides over.
+
+    >>> dividing(64, 12), dividing(7, 4)
+    (8, 1)
+    """
+    return next((k for k in range(min(count, most), 1, -1) if count % k == 0), 1)
+
+
 def place_batch(mesh: Mesh, batch: Batch) -> Batch:
     """Put a batch on the mesh, split over all devices, its rows numbered.
 

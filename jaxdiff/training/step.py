@@ -94,7 +94,7 @@ def step(
         value, metrics, grads = jax.lax.pmean((value, metrics, grads), axis)
     norm = optax.tree.norm(grads)
     # The norm may overflow where the gradient is finite, so each entry is asked.
-    fine = jnp.isfinite(value) & _all_finite(grads)
+    fine = jnp.isfinite(value) & jnp.isfinite(_root_of_largest(grads))
     new = _keep(fine, _update(state, grads, optimizer, ema), state)
     skipped = 1.0 - fine.astype(jnp.float32)
     return new, {**metrics, "loss": value, "grad_norm": norm, "skipped": skipped}
@@ -166,5 +166,11 @@ def _keep(fine: Array, new: TrainState, old: TrainState) -> TrainState:
     return chosen._replace(step=new.step, key=old.key)
 
 
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+def _root_of_largest(tree: PyTree) -> Array:
+    """sqrt(max |leaf|), NaN if any entry is.
+
+    The root is for the compiler alone: it holds a root for too dear to compute twice, but would
+    repeat a test of all leaves inside the update of every leaf, and compile a third longer.
+    """
+    largest = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.max(jnp.stack([m.astype(jnp.float32) for m in largest])))

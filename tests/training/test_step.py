@@ -76,6 +76,43 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, accumulate):
     assert metrics["skipped"] == 0 and not same_bits(after.params, before.params)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_entry_in_any_leaf_is_enough(bad, place):
+    def loss(params, key, batch):
+        return sum((jnp.sum(p * x) for p, x in zip(params, batch.x)), jnp.zeros(())), {}
+
+    params = (jnp.ones(3), jnp.ones((2, 2)), jnp.ones(()))
+    x = [jnp.ones((1, 3)), jnp.ones((1, 2, 2)), jnp.ones((1,))]
+    x[place] = x[place].ravel().at[-1].set(bad).reshape(x[place].shape)
+    params = tuple(p[None] for p in params)
+    state = training.create(params, SGD, jax.random.key(0))
+    after, metrics = training.step(state, Batch(tuple(x)), loss=loss, optimizer=SGD)
+    assert metrics["skipped"] == 1 and same_bits(after.params, params)
+
+
+def test_a_huge_gradient_is_still_a_gradient():
+    def loss(params, key, batch):
+        return jnp.sum(params["w"] * 1e30), {}
+
+    state = training.create({"w": jnp.zeros(3)}, SGD, jax.random.key(0))
+    _, metrics = training.step(state, Batch(jnp.ones((1, 3))), loss=loss, optimizer=SGD)
+    assert metrics["skipped"] == 0  # though its squares overflow
+
+
+def test_the_test_of_the_gradient_is_compiled_once():
+    n = 40
+
+    def loss(params, key, batch):
+        return sum((jnp.sum(jnp.sin(p * batch.x.mean())) for p in params), jnp.zeros(())), {}
+
+    state = training.create([jnp.ones(4 + i) for i in range(n)], SGD, jax.random.key(0))
+    run = training.compile_step(functools.partial(training.step, loss=loss, optimizer=SGD))
+    text = run.lower(state, Batch(jnp.ones((4, 3)))).compile().as_text()
+    ands, maxima = text.count(" and("), text.count(" maximum(")
+    assert ands + maxima < n * n / 4  # each leaf has a few; n^2: each update tests all leaves
+
+
 def test_donation_leaves_the_average_alone():
     run = training.compile_step(one())
     state = start()
