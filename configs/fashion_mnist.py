@@ -15,7 +15,7 @@ from jaxdiff.experiment import default
 def get_config(net: str = "unet") -> ConfigDict:
     """A U-Net of 0.64M parameters, or ("dit") a diffusion transformer."""
     c = default()
-    c.steps, c.batch = 640, 64
+    c.steps, c.batch = 560, 64
     c.process.sigma_min, c.process.sigma_max = 0.03, 40.0
     c.wiring.center, c.wiring.sigma_data = -0.43, 0.71
     c.loss.mean, c.loss.std, c.loss.drop = -0.4, 1.2, 0.1

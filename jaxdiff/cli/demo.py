@@ -35,6 +35,10 @@ GATES = {"box": ("A^T y", 4.0), "random": ("mean-image fill", 6.0), "superres": 
 """Per task: the naive answer, and by how many dB it has to be beaten."""
 
 
+Loaded = tuple[Model, experiment.Experiment, Any]
+"""What `experiment.load` returns."""
+
+
 class Figure(NamedTuple):
     """A measured number with the interval it has to lie in."""
 
@@ -67,17 +71,20 @@ def run(args: argparse.Namespace) -> int:
     _plot_loss(out / "run" / "metrics.jsonl", out / "loss.png")
     train, test = data.fashion_mnist("train"), data.fashion_mnist("test")
     print("2/4 judges: two small classifiers, fitted on the same images", flush=True)
-    figures = sampled(out, args.seed, train, test)
-    figures += restorations(out, args.seed, train, test)
+    loaded = experiment.load(out / "run")
+    figures = sampled(out, args.seed, loaded, train, test)
+    figures += restorations(out, args.seed, loaded, train, test)
     pictures = ("samples", *(f"restored_{task}" for task in GATES))
     write_beside(out / "demo.png", [out / f"{name}.png" for name in pictures])
     _report(figures, out, time.monotonic() - began)
     return 0 if all(f.passed for f in figures) else 1
 
 
-def sampled(out: pathlib.Path, seed: int, train: data.Source, test: data.Source) -> list[Figure]:
+def sampled(
+    out: pathlib.Path, seed: int, loaded: Loaded, train: data.Source, test: data.Source
+) -> list[Figure]:
     """Draw a grid per class and 500 samples; agreement and proxy Frechet distance."""
-    model, found, config = experiment.load(out / "run")
+    model, found, config = loaded
     images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
     judge = jax.jit(probe.logistic, static_argnames=("classes",))(images, labels, classes=10)
     cnn = jax.jit(probe.small_cnn, static_argnames=("classes",))(
@@ -117,11 +124,11 @@ def _drawn(config: Any, found: Any, model: Model, seed: int, n: int, scale: floa
 
 
 def restorations(
-    out: pathlib.Path, seed: int, train: data.Source, test: data.Source
+    out: pathlib.Path, seed: int, loaded: Loaded, train: data.Source, test: data.Source
 ) -> list[Figure]:
     """Restore held-out images of three measurements; gains over naive answers, residuals."""
     print(f"4/4 restoring {HELD_OUT} held-out images from three measurements", flush=True)
-    model, found, config = experiment.load(out / "run")
+    model, found, config = loaded
     empty = jnp.full(HELD_OUT, found.info.classes, jnp.int32)
     denoise = bind(experiment.spread(model), empty)
     every = jnp.asarray(data.images_to_unit(train.images))
