@@ -8,7 +8,10 @@ import os
 
 import pytest
 
-_DEVICES = "--xla_force_host_platform_device_count=8"
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",  # most of the time goes into compiling
+)
 
 
 def _wants_accelerator(marks: str) -> bool:
@@ -20,8 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set what jax reads once, before the first import of it."""
     if not _wants_accelerator(config.option.markexpr):
         os.environ["JAX_PLATFORMS"] = "cpu"
-        if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+        given = os.environ.get("XLA_FLAGS", "")
+        more = [flag for flag in _FLAGS if flag.partition("=")[0] not in given]
+        os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
