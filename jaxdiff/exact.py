@@ -11,6 +11,7 @@ sigma = 0 where no C_k is singular. Conditioning on y = A x_0 + s n stays inside
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
@@ -183,8 +184,26 @@ def condition(
 
     Per component C' = C - C A^T (A C A^T + s^2 I)^-1 A C, m' = m + C A^T (...)^-1 (y - A m), and
     the weights are multiplied by N(y; A m, A C A^T + s^2 I).
+
+    Args:
+      dist: the prior, over vectors [d].
+      matrix: A [m, d].
+      y: [m].
+      noise: s; > 0, or 0 for a mixture whose A C A^T is regular.
+
+    Returns:
+      Distribution of the same kind.
+
+    Raises:
+      ValueError: if noise < 0, or 0 where the prior is points.
+
+    >>> half = condition(gaussian(jnp.zeros(1), jnp.eye(1)), jnp.eye(1), jnp.ones(1), 1.0)
+    >>> [round(float(v), 4) for v in (mean(half)[0], covariance(half)[0, 0])]
+    [0.5, 0.5]
     """
-    matrix, y, variance = number(matrix), number(y), number(noise) ** 2
+    matrix, y, noise = number(matrix), number(y), number(noise)
+    _check_noise(noise, isinstance(dist, Points))
+    variance = noise**2
     if isinstance(dist, Points):
         misfit = y[None] - jnp.einsum("md,kd->km", matrix, dist.points, precision="highest")
         logits = dist.logits - 0.5 * jnp.sum(misfit**2, axis=-1) / variance
@@ -194,6 +213,13 @@ def condition(
     values, vectors = jnp.linalg.eigh(covs)
     logits = jax.nn.log_softmax(dist.logits + logw)
     return Mixture(logits, means, jnp.maximum(values, 0.0), vectors)
+
+
+def _check_noise(noise: Array, points: bool) -> None:
+    if isinstance(noise, Tracer) or noise > 0 or (noise == 0 and not points):
+        return
+    why = "points cannot be weighed against y without noise" if noise == 0 else "it is a deviation"
+    raise ValueError(f"noise={float(noise)}: {why}; give noise > 0")
 
 
 def _condition_one(

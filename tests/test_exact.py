@@ -253,3 +253,17 @@ def test_shapes_of_points_are_checked():
         exact.points(jnp.ones((3, 2)), jnp.ones(2))
     with pytest.raises(ValueError, match=r"over vectors \[b, d\]"):
         exact.denoiser(exact.points(jnp.ones((3, 2))), pr.edm())(jnp.ones(2), 1.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan")])
+def test_points_need_noise_in_y(noise):
+    dist = exact.points(jnp.eye(2))
+    with pytest.raises(ValueError, match="give noise > 0"):
+        exact.condition(dist, jnp.eye(2), jnp.zeros(2), noise)
+
+
+def test_a_gaussian_measured_without_noise_is_what_was_measured():
+    dist = exact.gaussian(jnp.zeros(2), jnp.array([[2.0, 1.0], [1.0, 2.0]]))
+    found = exact.condition(dist, jnp.array([[1.0, 0.0]]), jnp.array([1.5]), 0.0)
+    assert np.allclose(exact.mean(found), [1.5, 0.75], atol=1e-6)
+    assert np.allclose(exact.covariance(found), [[0, 0], [0, 1.5]], atol=1e-6)

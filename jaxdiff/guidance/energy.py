@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance.kernel import Guide, _as_partial, edited, pulled
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, Pull, PyTree
@@ -34,7 +34,7 @@ def energy(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Pull:
     >>> float(guided(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 - sigma^2 * 1/2 * x_0
     0.25
     """
-    return Partial(_downhill, _as_partial(loss), _numeric(scale))
+    return Partial(_downhill, _as_partial(loss), numeric(scale))
 
 
 def towards(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Guide:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.types import At, number
 
 
@@ -36,4 +36,4 @@ def interval(scale: Number, low: float | Array = 0.0, high: float | Array = jnp.
     >>> float(interval(2.0, high=3.0)(at)), float(interval(2.0, high=9.0)(at))
     (1.0, 2.0)
     """
-    return Partial(_within, _numeric(scale), number(low), number(high))
+    return Partial(_within, numeric(scale), number(low), number(high))

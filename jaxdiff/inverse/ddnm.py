@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.tree_util import Partial
 
-from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.gaussian import _check_noise, misfit, per_sample
 from jaxdiff.inverse.operators import Operator
@@ -53,4 +53,4 @@ def ddnm(operator: Operator, y: PyTree, *, noise: Number = 0.0, v0: Number = 1.0
     _check_noise(noise)
     if isinstance(noise, int | float) and noise == 0:
         return edited(Partial(_range_null, operator, y))
-    return edited(Partial(_absorbed, operator, y, _numeric(noise), _numeric(v0)))
+    return edited(Partial(_absorbed, operator, y, numeric(noise), numeric(v0)))

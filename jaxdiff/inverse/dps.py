@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled
 from jaxdiff.inverse.gaussian import _check_noise, misfit
 from jaxdiff.inverse.operators import Operator
@@ -51,7 +51,7 @@ def dps(operator: Operator, y: PyTree, *, noise: float | Array, var: Number | No
     Chung et al. 2023, arXiv:2209.14687, eq. (15)-(16).
     """
     _check_noise(noise)
-    chosen = Partial(_inflated, number(noise), number(1.0)) if var is None else _numeric(var)
+    chosen = Partial(_inflated, number(noise), number(1.0)) if var is None else numeric(var)
     return pulled(Partial(_rate, operator, y, chosen))
 
 

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise import Number, _numeric, value_at
+from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.operators import Operator, check_measurement
@@ -67,7 +67,7 @@ def pigdm(operator: Operator, y: PyTree, *, noise: Number, v0: Number = 1.0) -> 
     Song et al. 2023, ICLR (openreview 9_gsMA8MRKQ), eq. (7)-(8), algorithm 1.
     """
     _check_noise(noise)
-    return pulled(Partial(_pigdm, operator, y, _numeric(noise), _numeric(v0)))
+    return pulled(Partial(_pigdm, operator, y, numeric(noise), numeric(v0)))
 
 
 def _check_noise(noise: Any) -> None:
@@ -121,4 +121,4 @@ def mmps(operator: Operator, y: PyTree, *, noise: Number, steps: int = 2) -> Gui
     _check_noise(noise)
     if steps < 1:
         raise ValueError(f"steps={steps}: conjugate gradient needs at least one step")
-    return pulled(Partial(_Mmps(steps), operator, y, _numeric(noise)))
+    return pulled(Partial(_Mmps(steps), operator, y, numeric(noise)))

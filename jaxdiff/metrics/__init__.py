@@ -7,6 +7,7 @@ from jaxdiff.metrics.distances import (
     moments,
     sliced_wasserstein,
 )
+from jaxdiff.metrics.likelihood import bits_bound
 from jaxdiff.metrics.pictures import psnr, residual, ssim
 from jaxdiff.metrics.probe import (
     Cnn,
@@ -22,6 +23,7 @@ __all__ = [
     "Cnn",
     "Logistic",
     "Moments",
+    "bits_bound",
     "cnn_logits",
     "features",
     "frechet",
