@@ -42,6 +42,7 @@ PROCESSES = {
     "from_scales": lambda: process.from_scales(jnp.ones_like, half, 0.1, 10.0),
     "rectified_flow": process.rectified_flow,
     "sub_vp": process.sub_vp,
+    "trig_flow": process.trig_flow,
     "ve": process.ve,
     "vp_cosine": process.vp_cosine,
     "vp_linear": process.vp_linear,
@@ -55,12 +56,23 @@ PREDICTIONS = {
     "x0": process.x0,
 }
 GRIDS = {
+    "align_your_steps": functools.partial(
+        process.align_your_steps, ratios=process.AYS["stable_diffusion"]
+    ),
+    "beta": process.beta,
     "karras": process.karras,
+    "kl_optimal": process.kl_optimal,
+    "lcm_times": process.lcm_times,
     "leading": process.leading,
     "linspace": process.linspace,
+    "polyexponential": process.polyexponential,
+    "quadratic": process.quadratic,
+    "trailing": process.trailing,
     "uniform": process.uniform,
     "uniform_lambda": process.uniform_lambda,
+    "uniform_ratio": process.uniform_ratio,
 }
+BELOW_THE_TOP = {"align_your_steps", "leading", "quadratic"}  # these do not begin at t_max
 DENOISERS = {
     "bind": lambda: dn.bind(model(), None),
     "blend": lambda: dn.blend((dn.bind(model(), None), tree_denoiser(FLOW)), (0.5, 0.5)),
@@ -127,16 +139,18 @@ OPERATORS = {
 }
 OF_NO_KIND = {
     "process": """
-        Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas decode
-        diffusion2 drift edm_clock edm_wiring encode independent integer_law linear_betas
-        log_normal log_snr logit_normal low_discrepancy own_time perturb posterior scales thousand
-        time_of transition uniform_law unit wiring zero_snr
+        AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
+        decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
+        laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
+        posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
+        uniform_law unit wiring zero_snr
     """,
     "samplers": "grid integrate renoise run sample travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """
-        Denoiser Model all_memories check_range joined model noise predict score value_at velocity
+        Denoiser Model Number all_memories check_range joined model noise numeric predict score
+        value_at velocity
     """,
     "exact": """
         Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points
@@ -238,7 +252,7 @@ def test_a_grid(name):
     for n, ts in zip(counts, grids, strict=True):
         assert ts.shape == (n + 1,)
         assert np.all(np.diff(ts) < 0) and ts[-1] == proc.t_clean and ts[0] <= proc.t_max
-        assert name == "leading" or ts[0] == proc.t_max
+        assert name in BELOW_THE_TOP or ts[0] == proc.t_max
 
 
 X = {"image": vector(0, B, *SHAPE), "kernel": vector(1, B, 3)}

@@ -7,10 +7,9 @@ distance from the zero.
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array
 
 from jaxdiff.process.gaussian import Process, from_scales
 from jaxdiff.types import Scalar, number
@@ -151,93 +150,22 @@ def rectified_flow(*, t_min: Scalar = 0.0) -> Process:
     return from_scales(Partial(_one_minus), Partial(_identity), t_min, 1.0)
 
 
-def _interpolate(angles: Array, t: Array) -> Array:
-    """Sine of angles tabulated at t = -1, 0, ..., N - 1, linear in between."""
-    last = angles.shape[0] - 2
-    floor = jnp.clip(jnp.floor(t), -1, last - 1)
-    low = (floor + 1).astype(int)
-    weight = t - floor
-    return jnp.sin(angles[low] * (1 - weight) + angles[low + 1] * weight)
+def _cosine_from_both_ends(t: Array) -> Array:
+    return jnp.where(t < jnp.pi / 4, jnp.cos(t), jnp.sin(jnp.pi / 2 - t))
 
 
-def _check_betas(table: np.ndarray) -> None:
-    if table.ndim != 1 or len(table) < 2:
-        raise ValueError(f"betas of shape {table.shape}: a vector of at least two is needed")
-    bad = ~((table >= 0) & (table <= 1))
-    if bad.any():
-        where = int(bad.argmax())
-        raise ValueError(f"betas[{where}] = {table[where]}: every beta lies in [0, 1]")
+def trig_flow(*, t_min: Scalar = 1e-3) -> Process:
+    """TrigFlow: x_t = cos(t) x_0 + sin(t) eps, t in [0, pi/2]; the data should have unit variance.
 
-
-def from_betas(betas: Num[np.ndarray, " n"] | Float[Array, " n"] | list[float]) -> Process:
-    """A table beta_0 ... beta_{N-1} as a process with t in [0, N-1].
-
-    alpha_t^2 = prod_{j<=t} (1 - beta_j); between the integers the angle atan2(sigma, alpha) is
-    interpolated. Clean data sits at t = -1. A table with zero terminal SNR (its last beta is 1)
-    has alpha exactly 0 at t = N - 1.
+    alpha(pi/2) is exactly 0 in floating point: near it the cosine is written as sin(pi/2 - t).
 
     Args:
-      betas: [n] numbers in [0, 1], concrete (not traced): the products are taken in float64.
+      t_min: smallest time at which a network is asked.
 
-    Raises:
-      ValueError: if a beta lies outside [0, 1], or there are fewer than two.
+    Lu & Song 2024, arXiv:2410.11081, section 3.1.
 
-    Ho et al. 2020, arXiv:2006.11239, eq. (4); zero terminal SNR: Lin et al. 2023, arXiv:2305.08891.
-
-    >>> p = from_betas(np.linspace(1e-4, 0.02, 1000))
-    >>> round(float(p.alpha(p.t_max)) ** 2, 8)
-    4.036e-05
+    >>> p = trig_flow()
+    >>> float(p.alpha(p.t_max)), float(p.sigma(p.t_max))
+    (0.0, 1.0)
     """
-    table = np.asarray(betas, dtype=np.float64)
-    _check_betas(table)
-    with np.errstate(divide="ignore"):
-        log_alpha2 = np.concatenate([[0.0], np.cumsum(np.log1p(-table))])
-    alpha, sigma = np.exp(log_alpha2 / 2), np.sqrt(-np.expm1(log_alpha2))
-    # both angles are kept, each exact at its own zero: cos(pi/2) is not 0 in floating point
-    signal, noise = np.arctan2(alpha, sigma), np.arctan2(sigma, alpha)
-    return from_scales(
-        Partial(_interpolate, number(signal)),
-        Partial(_interpolate, number(noise)),
-        0.0,
-        len(table) - 1.0,
-        -1.0,
-    )
-
-
-def linear_betas(n: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
-    """DDPM's table: n betas, linear from beta_min to beta_max.
-
-    Ho et al. 2020, arXiv:2006.11239, section 4.
-
-    >>> linear_betas(3, 0.0, 0.02).tolist()
-    [0.0, 0.01, 0.02]
-    """
-    return np.linspace(beta_min, beta_max, n, dtype=np.float64)
-
-
-def cosine_betas(n: int = 1000, s: float = 0.008, largest: float = 0.999) -> np.ndarray:
-    """Improved DDPM's table: beta_j = min(1 - abar((j+1)/n)/abar(j/n), largest).
-
-    Nichol & Dhariwal 2021, arXiv:2102.09672, eq. (17).
-
-    >>> round(float(cosine_betas(1000)[-1]), 3)
-    0.999
-    """
-    abar = np.cos((np.arange(n + 1) / n + s) / (1 + s) * np.pi / 2) ** 2
-    return np.minimum(1 - abar[1:] / abar[:-1], largest)
-
-
-def zero_snr(betas: np.ndarray) -> np.ndarray:
-    """Rescale a table so that its last alpha is exactly 0 and its first is kept.
-
-    sqrt(abar) -> (sqrt(abar) - sqrt(abar_N)) sqrt(abar_1) / (sqrt(abar_1) - sqrt(abar_N)).
-
-    Lin et al. 2023, arXiv:2305.08891, algorithm 1.
-
-    >>> float(zero_snr(linear_betas())[-1])
-    1.0
-    """
-    root = np.sqrt(np.cumprod(1 - np.asarray(betas, dtype=np.float64)))
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    abar = root**2
-    return 1 - np.concatenate([abar[:1], abar[1:] / abar[:-1]])
+    return from_scales(Partial(_cosine_from_both_ends), Partial(jnp.sin), t_min, jnp.pi / 2)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Key, Num
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser, check_range
 from jaxdiff.process import Process, check_grid, karras, perturb, scales
-from jaxdiff.process.times import check_steps
+from jaxdiff.process.grids import check_steps
 from jaxdiff.samplers.dpmpp import dpmpp_2m
 from jaxdiff.samplers.loop import Look, grid, run
 from jaxdiff.trees import combine, fold, keys_for, normal

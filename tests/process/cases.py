@@ -21,6 +21,7 @@ PROCESSES: dict[str, Callable[[], Process]] = {
     "sub_vp": pr.sub_vp,
     "edm": pr.edm,
     "rectified_flow": pr.rectified_flow,
+    "trig_flow": pr.trig_flow,
     "table_linear": lambda: pr.from_betas(pr.linear_betas()),
     "table_cosine": lambda: pr.from_betas(pr.cosine_betas()),
     "table_zero": lambda: pr.from_betas(pr.zero_snr(pr.linear_betas())),
@@ -28,7 +29,12 @@ PROCESSES: dict[str, Callable[[], Process]] = {
 
 CONTINUOUS = [name for name in PROCESSES if not name.startswith("table")]
 TABLES = [name for name in PROCESSES if name.startswith("table")]
-SIGNAL_ENDS = {"vp_cosine", "rectified_flow", "table_zero"}  # alpha(t_max) is exactly 0
+SIGNAL_ENDS = {
+    "vp_cosine",
+    "rectified_flow",
+    "trig_flow",
+    "table_zero",
+}  # alpha(t_max) is exactly 0
 
 PREDICTIONS: dict[str, Callable[[], Prediction]] = {
     "x0": lambda: pr.x0,
@@ -99,6 +105,7 @@ TEXTBOOK = {
     "rectified_flow": Textbook(
         lambda t: 1 - t, lambda t: t, lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)
     ),
+    "trig_flow": Textbook(np.cos, np.sin, lambda t: -np.tan(t), lambda t: 2 * np.tan(t)),
     "vp_cosine": Textbook(
         _cosine,
         lambda t: np.sqrt(1 - _cosine(t) ** 2),

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from jaxdiff import process as pr
-from jaxdiff.process.times import _fraction, check_steps
+from jaxdiff.process.grids import check_steps
+from jaxdiff.process.times import _fraction
 from tests.process.cases import PROCESSES, SIGNAL_ENDS, TABLES, span_of
 
 names = pytest.mark.parametrize("name", PROCESSES)
