@@ -99,9 +99,11 @@ POOL = inverse.average_pool(2, SHAPE)
 Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
+    "adams": samplers.adams(3),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
     "dpmpp_2m": samplers.dpmpp_2m(),
+    "dpmpp_3m": samplers.dpmpp_3m(0.5),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
     "after": samplers.after(fix)(samplers.ddpm()),

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
-from jaxdiff.samplers.dpmpp import dpmpp_2m
+from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.start import sample
@@ -22,10 +23,12 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "adams",
     "after",
     "ddim",
     "ddpm",
     "dpmpp_2m",
+    "dpmpp_3m",
     "euler",
     "grid",
     "heun",

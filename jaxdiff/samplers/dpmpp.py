@@ -1,15 +1,20 @@
-"""DPM-Solver++ 2M: second order in half-log-SNR, one evaluation a step.
+"""DPM-Solver++ multistep, of second and third order, deterministic or not: one evaluation a step.
 
-With l = log(alpha/sigma), h = l_s - l_t, and D an extrapolation of the last two estimates of x_0,
+With l = log(alpha/sigma), h = l_s - l_t, k = (1 + eta) h, and D(l) the estimates of x_0,
 
-    x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^-h) D,   D = x_0 + (x_0 - x_0') / (2r),  r = h'/h.
+    x_s = (sigma_s/sigma_t) e^(-eta h) x_t + alpha_s int_0^k e^(u-k) D du
+          + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-The first step, and the last one to sigma = 0 (where h is infinite), take D = x_0.
+D is continued through the last two or three estimates, as phi_1 D + phi_2 slope - phi_3 bend:
 
-Lu et al. 2022, arXiv:2211.01095, algorithm 2.
+    phi_1 = 1 - e^-k,   phi_2 = 1 - phi_1/k,   phi_3 = 2 phi_2/k - 1.
+
+The first step, and the last one to sigma = 0 (where h is infinite), take D constant.
+
+Lu et al. 2022, arXiv:2211.01095, algorithm 2 and appendix B.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,48 +23,107 @@ from jaxtyping import Array
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import log_snr, scales
-from jaxdiff.trees import combine
-from jaxdiff.types import Estimate, Now, PyTree, Sampler, State
+from jaxdiff.trees import combine, fold, normal
+from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
 
 
 class _Past(NamedTuple):
-    """The estimate of the step before, its half-log-SNR, and whether there is one."""
+    """The estimates before, newest first, their half-log-SNR [b], and how many there are [b]."""
 
-    x0: PyTree
-    level: Array
+    x0: tuple[PyTree, ...]
+    level: tuple[Array, ...]
     known: Array
 
 
-def _start(x: PyTree) -> State:
-    b = trees.size(x)
-    return State(x, _Past(jax.tree.map(jnp.zeros_like, x), jnp.zeros(b), jnp.zeros(b, bool)))
+def dpmpp_2m(eta: float | Array = 0.0, *, midpoint: bool = True) -> Sampler:
+    """DPM-Solver++ (2M); with eta = 1 SDE-DPM-Solver++ (2M), known as DPM++ 2M SDE.
 
+    Args:
+      eta: >= 0; a Python 0 draws no noise at all, 1 is the reverse SDE.
+      midpoint: weigh the slope of D by phi_1/2, as published; else by its integral phi_2 ("heun").
 
-def dpmpp_2m() -> Sampler:
-    """DPM-Solver++ (2M), deterministic multistep.
-
-    Lu et al. 2022, arXiv:2211.01095, algorithm 2.
+    Lu et al. 2022, arXiv:2211.01095, algorithm 2 and eq. (18).
 
     >>> dpmpp_2m().init(jnp.zeros((2, 3))).hist.known.tolist()
-    [False, False]
+    [0, 0]
     """
-    return Sampler(_start, _step)
+    return _multistep(2, eta, midpoint, False)
 
 
-def _step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-    process, past = denoise.process, state.hist
-    est = denoise(state.x, now.t, now)
-    (_, sigma_t), (alpha_s, sigma_s) = scales(process, now.t), scales(process, now.s)
-    level, target = log_snr(process, now.t) / 2, log_snr(process, now.s) / 2
-    b = trees.size(state.x)
-    h = jnp.broadcast_to(target - level, (b,))
-    weight = _extrapolation(h, jnp.broadcast_to(level, (b,)) - past.level, past.known)
-    towards = combine((1 + weight, est.x0), (-weight, past.x0))
-    x = combine((sigma_s / sigma_t, state.x), (-alpha_s * jnp.expm1(-h), towards))
-    return State(x, _Past(est.x0, jnp.broadcast_to(level, (b,)), jnp.ones(b, bool))), est
+def dpmpp_3m(eta: float | Array = 0.0, *, published: bool = False) -> Sampler:
+    """DPM-Solver++ (3M); with eta = 1 known as DPM++ 3M SDE.
+
+    Args:
+      eta: >= 0; a Python 0 draws no noise at all, 1 is the reverse SDE.
+      published: weigh the bend of D as the authors' code, diffusers and k-diffusion do, by half of
+        its integral: their numbers, at second order. By default the whole: third order.
+
+    Lu et al. 2022, arXiv:2211.01095, appendix B; as a stochastic sampler by K. Crowson.
+
+    >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.x0)
+    2
+    """
+    return _multistep(3, eta, False, published)
 
 
-def _extrapolation(h: Any, before: Any, known: Any) -> Array:
-    """1/(2r) = h / (2 h'), and 0 where a step is infinite or there is no past."""
-    usable = known & jnp.isfinite(h) & jnp.isfinite(before)
-    return jnp.where(usable, h, 0.0) / (2 * jnp.where(usable, before, 1.0))
+def _multistep(order: int, eta: float | Array, midpoint: bool, halved: bool) -> Sampler:
+    still = isinstance(eta, int | float) and eta == 0
+    if isinstance(eta, int | float) and eta < 0:
+        raise ValueError(f"eta={eta}: 0 is deterministic, 1 the reverse SDE; give eta >= 0")
+
+    def init(x: PyTree) -> State:
+        b, zero = trees.size(x), jax.tree.map(jnp.zeros_like, x)
+        past = _Past((zero,) * (order - 1), (jnp.zeros(b),) * (order - 1), jnp.zeros(b, int))
+        return State(x, past)
+
+    def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
+        process, past, b = denoise.process, state.hist, trees.size(state.x)
+        est = denoise(state.x, now.t, now)
+        (_, sigma_t), (alpha_s, sigma_s) = scales(process, now.t), scales(process, now.s)
+        level = jnp.broadcast_to(log_snr(process, now.t) / 2, (b,))
+        h = jnp.broadcast_to(log_snr(process, now.s) / 2, (b,)) - level
+        lost = number(eta) * jnp.minimum(h, 1e3)  # e^-1000 is 0, and 0 times infinity is not
+        terms = _towards(est.x0, level, h, h + lost, past, midpoint, halved)
+        terms = [(alpha_s * weight, x0) for weight, x0 in terms]
+        terms.append(((sigma_s / sigma_t) * jnp.exp(-lost), state.x))
+        if not still:
+            z = normal(fold(now.key, SOLVER), state.x)
+            terms.append((sigma_s * jnp.sqrt(-jnp.expm1(-2 * lost)), z))
+        kept = _Past(
+            (est.x0, *past.x0)[: order - 1],
+            (level, *past.level)[: order - 1],
+            jnp.minimum(past.known + 1, order - 1),
+        )
+        return State(combine(*terms), kept), est
+
+    return Sampler(init, step)
+
+
+def _towards(
+    x0: PyTree, level: Array, h: Array, k: Array, past: _Past, midpoint: bool, halved: bool
+) -> list[tuple[Array, PyTree]]:
+    """Weights of the estimates in int_0^k e^(u-k) D du, times [b]: of this one, then of the past.
+
+    With r_0, r_1 the last steps over this one and d_0, d_1 the divided differences of D, the slope
+    is d_0 + (d_0 - d_1) r_0/(r_0 + r_1), and the bend (d_0 - d_1)/(r_0 + r_1).
+    """
+    finite = jnp.isfinite(h)
+    phi_1 = -jnp.expm1(-k)
+    safe = jnp.where(finite, k, 1.0)
+    phi_2 = jnp.where(finite, 0.5 * phi_1 if midpoint else 1 - phi_1 / safe, 0.0)
+    one, r_0 = _ratio(level, past.level[0], h, finite & (past.known > 0))
+    slope = jnp.where(one, phi_2 / r_0, 0.0)
+    if len(past.x0) == 1:
+        return [(phi_1 + slope, x0), (-slope, past.x0[0])]
+    phi_3 = jnp.where(finite, 2 * phi_2 / safe - 1, 0.0) * (0.5 if halved else 1.0)
+    two, r_1 = _ratio(past.level[0], past.level[1], h, one & (past.known > 1))
+    bend = jnp.where(two, (phi_2 * r_0 - phi_3) / (r_0 + r_1), 0.0)  # of d_0 - d_1
+    on_0, on_1 = slope + bend / r_0, -bend / r_1
+    return [(phi_1 + on_0, x0), (on_1 - on_0, past.x0[0]), (-on_1, past.x0[1])]
+
+
+def _ratio(newer: Array, older: Array, h: Array, known: Array) -> tuple[Array, Array]:
+    """Whether there is a step before, and its length over h (1 where there is none)."""
+    before = newer - older
+    usable = known & jnp.isfinite(before)
+    return usable, jnp.where(usable, before / jnp.where(usable, h, 1.0), 1.0)

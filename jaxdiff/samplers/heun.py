@@ -39,9 +39,9 @@ def heun(c: float | Array | None = None) -> Sampler:
     """
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        frame = _frame(denoise.process) if c is None else number(c)
-        scale, tau = _frame_at(denoise.process, frame, now.t)
-        scale_s, tau_s = _frame_at(denoise.process, frame, now.s)
+        frame = frame_of(denoise.process) if c is None else number(c)
+        scale, tau = frame_at(denoise.process, frame, now.t)
+        scale_s, tau_s = frame_at(denoise.process, frame, now.s)
 
         def slope(x: PyTree, t: Any, est: Estimate) -> PyTree:
             return combine((1.0, noise_of(denoise, x, t, est.x0)), (-frame, est.x0))
@@ -69,11 +69,11 @@ def _unless_clean(tau: Array, corrected: Any, guess: PyTree) -> PyTree:
     raise ValueError("heun takes one time for the whole batch: give a grid of shape [n + 1]")
 
 
-def _frame(process: Process) -> Array:
+def frame_of(process: Process) -> Array:
     alpha, _ = scales(process, process.t_max)
     return jnp.where(alpha < SMALLEST_ALPHA, 1.0, 0.0)
 
 
-def _frame_at(process: Process, c: Array, t: Any) -> tuple[Array, Array]:
+def frame_at(process: Process, c: Array, t: Any) -> tuple[Array, Array]:
     alpha, sigma = scales(process, t)
     return alpha + c * sigma, sigma / (alpha + c * sigma)

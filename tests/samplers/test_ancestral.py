@@ -14,6 +14,9 @@ SOLVERS = {
     "ddpm": samplers.ddpm(),
     "ddpm large": samplers.ddpm(large=True),
     "ddim 1": samplers.ddim(1.0),
+    "dpmpp_2m 1": samplers.dpmpp_2m(1.0),
+    "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
+    "dpmpp_2m 0.5": samplers.dpmpp_2m(0.5, midpoint=False),
 }
 
 

@@ -1,0 +1,99 @@
+"""Adams-Bashforth: the slope continued as a polynomial through its last values, then integrated.
+
+In a straight frame y = x / (alpha + c sigma), tau = sigma / (alpha + c sigma) (see `heun`),
+
+    y_s = y_t + int_{tau_t}^{tau_s} P(tau) dtau,   P(tau_j) = d_j = eps_j - c x0_j,
+
+P of degree k - 1 through the last k slopes. It is exact for uneven steps, regular at sigma = 0, and
+takes one evaluation a step. c = 0 is k-diffusion's LMS; with c = 1 it is the multistep method of
+flow matching.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxdiff import trees
+from jaxdiff.denoise import Denoiser
+from jaxdiff.samplers.ddim import noise_of
+from jaxdiff.samplers.heun import frame_at, frame_of
+from jaxdiff.trees import combine
+from jaxdiff.types import Estimate, Now, PyTree, Sampler, State, number
+
+
+class _Past(NamedTuple):
+    """The slopes before, newest first, their tau [b], and how many there are [b]."""
+
+    slope: tuple[PyTree, ...]
+    tau: tuple[Array, ...]
+    known: Array
+
+
+def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
+    """Adams-Bashforth of order 1 to 4 for the probability flow; LMS where c = 0.
+
+    The first steps have the order of the slopes there are: 1, 2, ...
+
+    Args:
+      order: number of slopes, 1 (Euler) to 4.
+      c: the frame, >= 0. None takes EDM's (0), or the flow's (1) where alpha(t_max) = 0.
+
+    Raises:
+      ValueError: if order is not 1, 2, 3 or 4.
+
+    >>> len(adams(3).init(jnp.zeros((2, 5))).hist.slope)
+    2
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order={order}: 1, 2, 3 or 4 (higher ones are unstable)")
+
+    def init(x: PyTree) -> State:
+        b, zero = trees.size(x), jax.tree.map(jnp.zeros_like, x)
+        past = _Past((zero,) * (order - 1), (jnp.zeros(b),) * (order - 1), jnp.zeros(b, int))
+        return State(x, past)
+
+    def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
+        frame = frame_of(denoise.process) if c is None else number(c)
+        scale, tau = frame_at(denoise.process, frame, now.t)
+        scale_s, tau_s = frame_at(denoise.process, frame, now.s)
+        est, past, b = denoise(state.x, now.t, now), state.hist, trees.size(state.x)
+        slope = combine((1.0, noise_of(denoise, state.x, now.t, est.x0)), (-frame, est.x0))
+        slopes = (slope, *past.slope)
+        taus = (jnp.broadcast_to(tau, (b,)), *past.tau)
+        weights = _weights(jnp.broadcast_to(tau_s, (b,)), taus, past.known)
+        terms = [(scale_s * w, d) for w, d in zip(weights, slopes, strict=True)]
+        x = combine((scale_s / scale, state.x), *terms)
+        known = jnp.minimum(past.known + 1, order - 1)
+        return State(x, _Past(slopes[: order - 1], taus[: order - 1], known)), est
+
+    return Sampler(init, step)
+
+
+def _weights(end: Array, taus: tuple[Array, ...], known: Array) -> list[Array]:
+    """Integrals from taus[0] to end of the Lagrange polynomials through the `known` + 1 newest."""
+    every = [_integrals(end, taus[: n + 1]) for n in range(len(taus))]
+    none = jnp.zeros_like(end)
+    return [
+        sum((jnp.where(known == n, w[j], 0.0) for n, w in enumerate(every) if j <= n), none)
+        for j in range(len(taus))
+    ]
+
+
+def _integrals(end: Array, taus: tuple[Array, ...]) -> list[Array]:
+    h = end - taus[0]
+    places = [(tau - taus[0]) / h for tau in taus]
+    found = []
+    for j, own in enumerate(places):
+        poly: list[Any] = [jnp.ones_like(own)]  # coefficients of 1, u, u^2, ...
+        for i, other in enumerate(places):
+            if i != j:
+                gap = jnp.where(own == other, 1.0, own - other)  # where there is no past yet
+                lower, upper = [-other * a for a in poly], poly
+                poly = [
+                    (x + y) / gap
+                    for x, y in zip([*lower, jnp.zeros_like(own)], [jnp.zeros_like(own), *upper])
+                ]
+        found.append(h * sum((a / (m + 1) for m, a in enumerate(poly)), jnp.zeros_like(h)))
+    return found
