@@ -189,7 +189,7 @@ class Site:
     heads: int
 
 
-SOLVER, GUIDE, RENOISE = 0, 1, 2
+SOLVER, GUIDE, RENOISE, CHURN = 0, 1, 2, 3
 """What the key of a step is folded with, by who draws from it."""
 
 Control = Callable[[Site], Callable[..., Any] | None]

@@ -100,6 +100,9 @@ Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "churn": samplers.churn()(samplers.euler()),
+    "dpm_2": samplers.dpm_2(),
+    "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
     "dpmpp_2m": samplers.dpmpp_2m(),

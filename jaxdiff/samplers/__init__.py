@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
+from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 
 if TYPE_CHECKING:
@@ -25,9 +27,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
+    "churn",
     "ddim",
     "ddpm",
+    "dpm_2",
     "dpmpp_2m",
+    "dpmpp_2s",
     "dpmpp_3m",
     "euler",
     "grid",

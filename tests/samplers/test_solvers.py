@@ -1,4 +1,4 @@
-"""Multistep samplers: against k-diffusion's numbers, their orders, and the steps they begin with.
+"""Adams, DPM-Solver, EDM's churn: against k-diffusion's numbers, their orders, their first steps.
 
 `k_diffusion.npz` holds what k-diffusion 0.1.1 makes of 64 starts, in float64, on the exact denoiser
 of a mixture of five Gaussians: sampler/grid/number of steps.
@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from jaxdiff import exact, process, samplers
+from jaxdiff.types import Now, State
 from tests.problems import PROCESSES, flow_map, gaussian, keys_of, vector
 
 KNOWN = np.load(pathlib.Path(__file__).with_name("k_diffusion.npz"))
 PEERS = {
+    "dpm_2": samplers.dpm_2(),
+    "dpmpp_2s": samplers.dpmpp_2s(),
     "euler": samplers.euler(),
     "heun": samplers.heun(0.0),
     "lms2": samplers.adams(2, c=0.0),
@@ -64,6 +67,8 @@ ORDERS = {
     "adams 3": (samplers.adams(3, c=0.0), 3),
     "adams 4": (samplers.adams(4, c=0.0), 4),
     "adams 3 in a flow's frame": (samplers.adams(3, c=1.0), 3),
+    "dpm_2": (samplers.dpm_2(), 2),
+    "dpmpp_2s": (samplers.dpmpp_2s(), 2),
     "dpmpp_2m heun": (samplers.dpmpp_2m(midpoint=False), 2),
     "dpmpp_3m": (samplers.dpmpp_3m(), 3),
     "dpmpp_3m as published": (samplers.dpmpp_3m(published=True), 2),
@@ -129,7 +134,8 @@ def test_numbers_are_arguments():
     def walk(x, eta, c):
         traces.append(1)
         ts = process.karras(process.edm(), 3)
-        kinds = samplers.dpmpp_2m(eta), samplers.dpmpp_3m(eta), samplers.adams(2, c=c)
+        kinds = [f(eta) for f in (samplers.dpmpp_2m, samplers.dpmpp_3m, samplers.dpm_2)]
+        kinds += [samplers.adams(2, c=c), samplers.churn(eta)(samplers.euler())]
         return [samplers.run(keys_of(2), denoise, s, samplers.grid(ts), x) for s in kinds]
 
     x = 80 * vector(0, 2, 2)
@@ -147,3 +153,50 @@ def test_adams_has_four_orders(order):
 def test_noise_is_not_negative(make):
     with pytest.raises(ValueError, match="give eta >= 0"):
         make(-0.5)
+
+
+@pytest.mark.parametrize("make", [samplers.dpm_2, samplers.dpmpp_2s])
+def test_noise_is_at_most_all_there_is(make):
+    for eta in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"give eta in \[0, 1\]"):
+            make(eta)
+    ts = jnp.ones((3, 2)) * jnp.array([80.0, 1.0, 0.0])[:, None]
+    denoise = exact.denoiser(gaussian(2), process.edm())
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        samplers.run(keys_of(2), denoise, make(), samplers.grid(ts), jnp.ones((2, 2)))
+
+
+def churned(amount, low=0.0, n=4):
+    """One row of EDM's grid, churned, at t = 10 of a point: where it goes, and whence it began."""
+    proc = process.edm()
+    seen = []
+
+    def spy(now, denoise, state):
+        seen.append((now.t, state.x))
+        return samplers.euler().step(now, denoise, state)
+
+    sampler = samplers.churn(amount, low=low, noise=1.0)(samplers.euler()._replace(step=spy))
+    x = jnp.zeros((4000, 1))
+    now = Now(jnp.array(10.0), jnp.array(5.0), 0, n, keys_of(4000), {})
+    sampler.step(now, exact.denoiser(gaussian(1), proc), State(x))
+    return float(seen[0][0]), np.asarray(seen[0][1])
+
+
+def test_churn_raises_the_noise_by_what_it_says():
+    t, x = churned(1.0)  # gamma = 1/4: from sigma = 10 to 12.5
+    assert t == pytest.approx(12.5, rel=1e-5)
+    assert x.std() == pytest.approx((12.5**2 - 10**2) ** 0.5, rel=0.04) and abs(x.mean()) < 0.4
+    t, _ = churned(40.0)  # at most sqrt(2) - 1
+    assert t == pytest.approx(10 * 2**0.5, rel=1e-5)
+    for amount, low in ((0.0, 0.0), (1.0, 11.0)):
+        t, x = churned(amount, low)
+        assert t == 10.0 and np.all(x == 0)
+
+
+def test_churn_refuses_a_history():
+    with pytest.raises(ValueError, match="keeps a history"):
+        rows = samplers.grid(jnp.array([1.0, 0.0]))
+        denoise = exact.denoiser(gaussian(2), process.edm())
+        samplers.run(
+            keys_of(2), denoise, samplers.churn()(samplers.dpmpp_2m()), rows, jnp.ones((2, 2))
+        )
