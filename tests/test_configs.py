@@ -65,7 +65,13 @@ def test_fashion_mnist_has_the_size_that_it_says():
     assert 6e5 < training.parameter_count(params) < 7e5
 
 
-@pytest.mark.parametrize("name", _INFO)
+# Their networks are of the kind of fashion_mnist's.
+_SLOW = ("cifar10_edm", "folder")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _SLOW else n for n in _INFO]
+)
 def test_a_tiny_step_of_a_config_runs(name):
     config, info = read_config(name, _SMALL), _INFO[name]
     found = experiment.build(config, info)

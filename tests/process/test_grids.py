@@ -33,6 +33,12 @@ def counts(prefix, suffix=""):
     return sorted(int(k.removeprefix(prefix + "/").removesuffix(suffix)) for k in found)
 
 
+# Each number of steps is compiled anew.
+some_or_all = pytest.mark.parametrize(
+    "chosen", [slice(None, None, 3), pytest.param(slice(None), marks=pytest.mark.slow)]
+)
+
+
 def ratios(process, ts):
     alpha, sigma = pr.scales(process, ts)
     return np.asarray(sigma / alpha)
@@ -67,16 +73,18 @@ def test_tables_without_signal_at_their_end_are_those_of_diffusers(name):
 
 
 @x64
+@some_or_all
 @pytest.mark.parametrize("rho", [3, 5, 7, 9])
-def test_karras_is_that_of_k_diffusion(rho):
-    for n in counts(f"kdiff/karras_rho{rho}"):
+def test_karras_is_that_of_k_diffusion(rho, chosen):
+    for n in counts(f"kdiff/karras_rho{rho}")[chosen]:
         close(pr.karras(pr.edm(), n, rho), f"kdiff/karras_rho{rho}/{n}")
 
 
 @x64
-def test_the_other_grids_of_k_diffusion():
+@some_or_all
+def test_the_other_grids_of_k_diffusion(chosen):
     edm, vp = pr.edm(), pr.vp_linear()
-    for n in counts("kdiff/exponential"):
+    for n in counts("kdiff/exponential")[chosen]:
         close(pr.uniform_lambda(edm, n), f"kdiff/exponential/{n}")
         close(ratios(vp, pr.linspace(vp, n)), f"kdiff/vp/{n}")
         for rho in ("1", "1.5", "0.7"):
@@ -99,8 +107,9 @@ def test_noise_grids_on_a_table_are_those_of_diffusers(name, grid):
         close(ratios(process, grid(process, n)), f"{place}/{n}/sigmas")
 
 
+@some_or_all
 @pytest.mark.parametrize("scheduler", ["DDIM", "DDPM"])
-def test_times_on_a_table_are_those_of_diffusers(scheduler):
+def test_times_on_a_table_are_those_of_diffusers(scheduler, chosen):
     process, place = stable_diffusion(), f"{scheduler}Scheduler"
     spread = {
         "leading_off0": pr.leading,
@@ -109,7 +118,7 @@ def test_times_on_a_table_are_those_of_diffusers(scheduler):
         "linspace_off0": lambda p, n: jnp.round(pr.linspace(p, n)),
     }
     for name, grid in spread.items():
-        for n in counts(f"{place}/{name}", "/timesteps"):
+        for n in counts(f"{place}/{name}", "/timesteps")[chosen]:
             known = KNOWN[f"{place}/{name}/{n}/timesteps"]
             assert grid(process, n)[:-1].tolist() == known.tolist(), (name, n)
 
@@ -123,11 +132,12 @@ def test_times_of_distilled_models_are_those_of_diffusers():
 
 
 @x64
+@some_or_all
 @pytest.mark.parametrize("s", ["1", "1.15", "3"])
-def test_shifted_times_are_those_of_diffusers(s):
+def test_shifted_times_are_those_of_diffusers(s, chosen):
     """Diffusers shifts its smallest time as well, and then all of them."""
     flow = pr.rectified_flow(t_min=pr.shift(jnp.array(0.001), float(s)))
-    for n in counts(f"FlowMatchEuler/shift{s}", "/sigmas"):
+    for n in counts(f"FlowMatchEuler/shift{s}", "/sigmas")[chosen]:
         close(pr.shifted(float(s))(flow, n), f"FlowMatchEuler/shift{s}/{n}/sigmas")
 
 
