@@ -92,8 +92,10 @@ def _two_stages(eta: float | Array, second: Callable[..., PyTree]) -> Sampler:
 def _leg(process: Process, now: Now, eta: Array) -> tuple[_Leg, Array]:
     (alpha, sigma), (alpha_s, sigma_s) = scales(process, now.t), scales(process, now.s)
     ratio = sigma_s / alpha_s
-    up = eta * ratio * jnp.sqrt(1 - (ratio * alpha / sigma) ** 2)
-    return _Leg(alpha, sigma, alpha_s, jnp.sqrt(ratio**2 - up**2)), up
+    share = ratio * alpha / sigma  # r_s/r_t, 0 from alpha = 0
+    up = eta * ratio * jnp.sqrt(jnp.maximum(1 - share**2, 0.0))
+    down = ratio * jnp.sqrt((1 - eta**2) + (eta * share) ** 2)  # never the root of a rounding error
+    return _Leg(alpha, sigma, alpha_s, down), up
 
 
 def _stage(process: Process, leg: _Leg) -> tuple[Array, Array, Array]:
