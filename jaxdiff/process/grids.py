@@ -212,8 +212,8 @@ def lcm_times(process: Process, n: int, original: int = 50) -> Float[Array, " m"
     count = _table_size("lcm_times: original", process, original)
     if n > original:
         raise ValueError(f"lcm_times: steps={n}, original={original}: take at most {original}")
-    number_ = jnp.arange(n) * original // n
-    return ended(process, (original - number_) * jnp.floor(count / original) - 1)
+    passed = jnp.arange(n) * original // n
+    return ended(process, (original - passed) * jnp.floor(count / original) - 1)
 
 
 def _table_size(name: str, process: Process, n: int) -> Array:
@@ -300,4 +300,5 @@ def lowest(process: Process) -> tuple[Array, Array]:
 
 
 def ended(process: Process, ts: Array) -> Array:
+    """The times, and t_clean after them."""
     return jnp.concatenate([ts.astype(float), process.t_clean.reshape(1)])

@@ -3,6 +3,7 @@
 Each is a grid as in `grids`: n + 1 decreasing times, the last of them t_clean.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,9 +38,7 @@ def uniform_lambda(process: Process, n: int) -> Float[Array, " m"]:
 
     Lu et al. 2022, arXiv:2206.00927, section 3.4.
     """
-    check_steps(n)
-    high, low = _ratios(process)
-    return _at_ratios(process, jnp.exp(between(jnp.log(high), jnp.log(low), n)))
+    return _even(process, n, jnp.log, jnp.exp)
 
 
 def karras(process: Process, n: int, rho: Scalar = 7.0) -> Float[Array, " m"]:
@@ -65,9 +64,7 @@ def karras(process: Process, n: int, rho: Scalar = 7.0) -> Float[Array, " m"]:
     >>> [round(t, 3) for t in karras(edm(), 3).tolist()]
     [80.0, 2.515, 0.002, 0.0]
     """
-    check_steps(n)
-    high, low = _ratios(process)
-    return _at_ratios(process, between(high ** (1 / rho), low ** (1 / rho), n) ** rho)
+    return _even(process, n, lambda ratio: ratio ** (1 / rho), lambda root: root**rho)
 
 
 def polyexponential(process: Process, n: int, rho: Scalar = 1.0) -> Float[Array, " m"]:
@@ -115,8 +112,7 @@ def uniform_ratio(process: Process, n: int) -> Float[Array, " m"]:
     >>> [round(t, 3) for t in uniform_ratio(edm(0.5, 10.5), 3).tolist()]
     [10.5, 5.5, 0.5, 0.0]
     """
-    check_steps(n)
-    return _at_ratios(process, between(*_ratios(process), n))
+    return _even(process, n, lambda ratio: ratio, lambda ratio: ratio)
 
 
 def kl_optimal(process: Process, n: int) -> Float[Array, " m"]:
@@ -141,9 +137,7 @@ def kl_optimal(process: Process, n: int) -> Float[Array, " m"]:
     >>> [round(t, 3) for t in kl_optimal(edm(), 3).tolist()]
     [80.0, 0.99, 0.002, 0.0]
     """
-    check_steps(n)
-    high, low = (jnp.arctan(ratio) for ratio in _ratios(process))
-    return _at_ratios(process, jnp.tan(between(high, low, n)))
+    return _even(process, n, jnp.arctan, jnp.tan)
 
 
 def beta(process: Process, n: int, a: Scalar = 0.6, b: Scalar = 0.6) -> Float[Array, " m"]:
@@ -229,6 +223,15 @@ def align_your_steps(
     places = between(jnp.zeros(()), number(len(table) - 1.0), n)
     logs = jnp.interp(places, jnp.arange(len(table), dtype=float), jnp.log(table))
     return ended(process, jnp.minimum(time_of(process, -2 * logs), process.t_max))
+
+
+def _even(
+    process: Process, n: int, there: Callable[[Array], Array], back: Callable[[Array], Array]
+) -> Array:
+    """n times whose ratios are evenly spread after `there`, then t_clean."""
+    check_steps(n)
+    high, low = (there(ratio) for ratio in _ratios(process))
+    return _at_ratios(process, back(between(high, low, n)))
 
 
 def _ratios(process: Process) -> tuple[Array, Array]:

@@ -9,9 +9,8 @@ takes one evaluation a step. c = 0 is k-diffusion's LMS; with c = 1 it is the mu
 flow matching.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -19,16 +18,9 @@ from jaxdiff import trees
 from jaxdiff.denoise import Denoiser
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.samplers.heun import frame_at, frame_of
+from jaxdiff.samplers.past import empty, remember
 from jaxdiff.trees import combine
 from jaxdiff.types import Estimate, Now, PyTree, Sampler, State, number
-
-
-class _Past(NamedTuple):
-    """The slopes before, newest first, their tau [b], and how many there are [b]."""
-
-    slope: tuple[PyTree, ...]
-    tau: tuple[Array, ...]
-    known: Array
 
 
 def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
@@ -43,16 +35,14 @@ def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
     Raises:
       ValueError: if order is not 1, 2, 3 or 4.
 
-    >>> len(adams(3).init(jnp.zeros((2, 5))).hist.slope)
+    >>> len(adams(3).init(jnp.zeros((2, 5))).hist.values)
     2
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order={order}: 1, 2, 3 or 4 (higher ones are unstable)")
 
     def init(x: PyTree) -> State:
-        b, zero = trees.size(x), jax.tree.map(jnp.zeros_like, x)
-        past = _Past((zero,) * (order - 1), (jnp.zeros(b),) * (order - 1), jnp.zeros(b, int))
-        return State(x, past)
+        return State(x, empty(x, order - 1))
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
         frame = frame_of(denoise.process) if c is None else number(c)
@@ -60,13 +50,11 @@ def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
         scale_s, tau_s = frame_at(denoise.process, frame, now.s)
         est, past, b = denoise(state.x, now.t, now), state.hist, trees.size(state.x)
         slope = combine((1.0, noise_of(denoise, state.x, now.t, est.x0)), (-frame, est.x0))
-        slopes = (slope, *past.slope)
-        taus = (jnp.broadcast_to(tau, (b,)), *past.tau)
-        weights = _weights(jnp.broadcast_to(tau_s, (b,)), taus, past.known)
+        place, end = (jnp.broadcast_to(a, (b,)) for a in (tau, tau_s))
+        slopes, weights = (slope, *past.values), _weights(end, (place, *past.places), past.known)
         terms = [(scale_s * w, d) for w, d in zip(weights, slopes, strict=True)]
         x = combine((scale_s / scale, state.x), *terms)
-        known = jnp.minimum(past.known + 1, order - 1)
-        return State(x, _Past(slopes[: order - 1], taus[: order - 1], known)), est
+        return State(x, remember(past, slope, place)), est
 
     return Sampler(init, step)
 

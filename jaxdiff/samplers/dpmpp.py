@@ -14,25 +14,18 @@ The first step, and the last one to sigma = 0 (where h is infinite), take D cons
 Lu et al. 2022, arXiv:2211.01095, algorithm 2 and appendix B.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import log_snr, scales
+from jaxdiff.samplers.past import Past, empty, remember
 from jaxdiff.trees import combine, fold, normal
 from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
-
-
-class _Past(NamedTuple):
-    """The estimates before, newest first, their half-log-SNR [b], and how many there are [b]."""
-
-    x0: tuple[PyTree, ...]
-    level: tuple[Array, ...]
-    known: Array
 
 
 def dpmpp_2m(eta: float | Array = 0.0, *, midpoint: bool = True) -> Sampler:
@@ -47,7 +40,7 @@ def dpmpp_2m(eta: float | Array = 0.0, *, midpoint: bool = True) -> Sampler:
     >>> dpmpp_2m().init(jnp.zeros((2, 3))).hist.known.tolist()
     [0, 0]
     """
-    return _multistep(2, eta, midpoint, False)
+    return _multistep(2, eta, _midpoint if midpoint else _integrals)
 
 
 def dpmpp_3m(eta: float | Array = 0.0, *, published: bool = False) -> Sampler:
@@ -60,21 +53,34 @@ def dpmpp_3m(eta: float | Array = 0.0, *, published: bool = False) -> Sampler:
 
     Lu et al. 2022, arXiv:2211.01095, appendix B; as a stochastic sampler by K. Crowson.
 
-    >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.x0)
+    >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.values)
     2
     """
-    return _multistep(3, eta, False, published)
+    return _multistep(3, eta, _half_bend if published else _integrals)
 
 
-def _multistep(order: int, eta: float | Array, midpoint: bool, halved: bool) -> Sampler:
+def _integrals(k: Array) -> tuple[Array, Array]:
+    """phi_2 and phi_3 for finite k."""
+    phi_2 = 1 + jnp.expm1(-k) / k
+    return phi_2, 2 * phi_2 / k - 1
+
+
+def _midpoint(k: Array) -> tuple[Array, Array]:
+    return -0.5 * jnp.expm1(-k), jnp.zeros_like(k)
+
+
+def _half_bend(k: Array) -> tuple[Array, Array]:
+    phi_2, phi_3 = _integrals(k)
+    return phi_2, 0.5 * phi_3
+
+
+def _multistep(order: int, eta: float | Array, phis: Callable[..., tuple[Array, Array]]) -> Sampler:
     still = isinstance(eta, int | float) and eta == 0
     if isinstance(eta, int | float) and eta < 0:
         raise ValueError(f"eta={eta}: 0 is deterministic, 1 the reverse SDE; give eta >= 0")
 
     def init(x: PyTree) -> State:
-        b, zero = trees.size(x), jax.tree.map(jnp.zeros_like, x)
-        past = _Past((zero,) * (order - 1), (jnp.zeros(b),) * (order - 1), jnp.zeros(b, int))
-        return State(x, past)
+        return State(x, empty(x, order - 1))
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
         process, past, b = denoise.process, state.hist, trees.size(state.x)
@@ -83,24 +89,19 @@ def _multistep(order: int, eta: float | Array, midpoint: bool, halved: bool) -> 
         level = jnp.broadcast_to(log_snr(process, now.t) / 2, (b,))
         h = jnp.broadcast_to(log_snr(process, now.s) / 2, (b,)) - level
         lost = number(eta) * jnp.minimum(h, 1e3)  # e^-1000 is 0, and 0 times infinity is not
-        terms = _towards(est.x0, level, h, h + lost, past, midpoint, halved)
+        terms = _towards(est.x0, level, h, h + lost, past, phis)
         terms = [(alpha_s * weight, x0) for weight, x0 in terms]
         terms.append(((sigma_s / sigma_t) * jnp.exp(-lost), state.x))
         if not still:
             z = normal(fold(now.key, SOLVER), state.x)
             terms.append((sigma_s * jnp.sqrt(-jnp.expm1(-2 * lost)), z))
-        kept = _Past(
-            (est.x0, *past.x0)[: order - 1],
-            (level, *past.level)[: order - 1],
-            jnp.minimum(past.known + 1, order - 1),
-        )
-        return State(combine(*terms), kept), est
+        return State(combine(*terms), remember(past, est.x0, level)), est
 
     return Sampler(init, step)
 
 
 def _towards(
-    x0: PyTree, level: Array, h: Array, k: Array, past: _Past, midpoint: bool, halved: bool
+    x0: PyTree, level: Array, h: Array, k: Array, past: Past, phis: Callable[..., Any]
 ) -> list[tuple[Array, PyTree]]:
     """Weights of the estimates in int_0^k e^(u-k) D du, times [b]: of this one, then of the past.
 
@@ -109,17 +110,15 @@ def _towards(
     """
     finite = jnp.isfinite(h)
     phi_1 = -jnp.expm1(-k)
-    safe = jnp.where(finite, k, 1.0)
-    phi_2 = jnp.where(finite, 0.5 * phi_1 if midpoint else 1 - phi_1 / safe, 0.0)
-    one, r_0 = _ratio(level, past.level[0], h, finite & (past.known > 0))
+    phi_2, phi_3 = (jnp.where(finite, phi, 0.0) for phi in phis(jnp.where(finite, k, 1.0)))
+    one, r_0 = _ratio(level, past.places[0], h, finite & (past.known > 0))
     slope = jnp.where(one, phi_2 / r_0, 0.0)
-    if len(past.x0) == 1:
-        return [(phi_1 + slope, x0), (-slope, past.x0[0])]
-    phi_3 = jnp.where(finite, 2 * phi_2 / safe - 1, 0.0) * (0.5 if halved else 1.0)
-    two, r_1 = _ratio(past.level[0], past.level[1], h, one & (past.known > 1))
+    if len(past.values) == 1:
+        return [(phi_1 + slope, x0), (-slope, past.values[0])]
+    two, r_1 = _ratio(past.places[0], past.places[1], h, one & (past.known > 1))
     bend = jnp.where(two, (phi_2 * r_0 - phi_3) / (r_0 + r_1), 0.0)  # of d_0 - d_1
     on_0, on_1 = slope + bend / r_0, -bend / r_1
-    return [(phi_1 + on_0, x0), (on_1 - on_0, past.x0[0]), (-on_1, past.x0[1])]
+    return [(phi_1 + on_0, x0), (on_1 - on_0, past.values[0]), (-on_1, past.values[1])]
 
 
 def _ratio(newer: Array, older: Array, h: Array, known: Array) -> tuple[Array, Array]:

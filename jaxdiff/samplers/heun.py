@@ -57,23 +57,27 @@ def heun(c: float | Array | None = None) -> Sampler:
             again = slope(guess, now.s, denoise(guess, now.s, now))
             return moved(combine((0.5, d), (0.5, again)))
 
-        return State(_unless_clean(tau_s, corrected, guess)), est
+        return State(unless_clean(tau_s, corrected, guess)), est
 
     return Sampler(State, step)
 
 
-def _unless_clean(tau: Array, corrected: Any, guess: PyTree) -> PyTree:
+def unless_clean(tau: Array, corrected: Any, guess: PyTree) -> PyTree:
     """At sigma_s = 0 there is nothing to correct, and no denoiser to ask."""
     if tau.ndim == 0:
         return jax.lax.cond(tau == 0, lambda: guess, corrected)
-    raise ValueError("heun takes one time for the whole batch: give a grid of shape [n + 1]")
+    raise ValueError(
+        "this sampler takes one time for the whole batch: give a grid of shape [n + 1]"
+    )
 
 
 def frame_of(process: Process) -> Array:
+    """c: 1 where alpha(t_max) is about 0, else 0."""
     alpha, _ = scales(process, process.t_max)
     return jnp.where(alpha < SMALLEST_ALPHA, 1.0, 0.0)
 
 
 def frame_at(process: Process, c: Array, t: Any) -> tuple[Array, Array]:
+    """(alpha + c sigma, tau) at t."""
     alpha, sigma = scales(process, t)
     return alpha + c * sigma, sigma / (alpha + c * sigma)

@@ -1,7 +1,7 @@
 """DPM-Solver-2 and DPM-Solver++ 2S: second order in one step, by a second evaluation half-way.
 
-The stage m lies half-way in log-SNR l. With r = sigma/alpha, h = (l_s - l_t)/2, x_m a step of first
-order to m, D_m = E[x_0 | x_m] and eps_m its noise,
+The stage m lies half-way in l = log(alpha/sigma). With r = sigma/alpha, h = l_s - l_t, x_m a step
+of first order to m, D_m = E[x_0 | x_m] and eps_m its noise,
 
     DPM-Solver-2:       x_s/alpha_s = x_t/alpha_t + (r_s - r_t) eps_m
     DPM-Solver++ 2S:    x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^-h) D_m
@@ -15,13 +15,13 @@ Lu et al. 2022, arXiv:2206.00927, algorithm 1, and arXiv:2211.01095, algorithm 1
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import Process, scales, time_of
 from jaxdiff.samplers.ddim import noise_of
+from jaxdiff.samplers.heun import unless_clean
 from jaxdiff.trees import combine, fold, normal
 from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
 
@@ -70,17 +70,18 @@ def _two_stages(eta: float | Array, second: Callable[..., PyTree]) -> Sampler:
         raise ValueError(f"eta={eta}: 0 is deterministic, 1 ancestral; give eta in [0, 1]")
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        if jnp.ndim(now.t):
-            raise ValueError("this sampler takes one time for the whole batch: give a grid [n + 1]")
         leg, up = _leg(denoise.process, now, number(eta))
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         euler = combine((leg.alpha_s, est.x0), (leg.alpha_s * leg.down, eps))
 
         def staged() -> PyTree:
-            return second(now, denoise, leg, state.x, est.x0, eps)
+            t, alpha, sigma = _stage(denoise.process, leg)
+            middle = combine((alpha, est.x0), (sigma, eps))
+            x0 = denoise(middle, t, now).x0
+            return second(leg, state.x, est.x0, eps, x0, noise_of(denoise, middle, t, x0))
 
-        x = jax.lax.cond(leg.down == 0, lambda: euler, staged)
+        x = unless_clean(leg.down, staged, euler)
         if not still:
             z = normal(fold(now.key, SOLVER), state.x)
             x = combine((1.0, x), (leg.alpha_s * up, z))
@@ -105,19 +106,13 @@ def _stage(process: Process, leg: _Leg) -> tuple[Array, Array, Array]:
     return t, *scales(process, t)
 
 
-def _by_noise(now: Now, denoise: Any, leg: _Leg, x: Any, x0: Any, eps: Any) -> PyTree:
-    t, alpha, sigma = _stage(denoise.process, leg)
-    middle = combine((alpha, x0), (sigma, eps))
-    again = noise_of(denoise, middle, t, denoise(middle, t, now).x0)
+def _by_noise(leg: _Leg, x: Any, x0: Any, eps: Any, x0_m: Any, eps_m: Any) -> PyTree:
     # x_t/alpha_t = x_0 + r_t eps; where alpha_t = 0 the stage is x_t itself, and the noises agree
     ratio = jnp.where(leg.alpha == 0, 0.0, leg.sigma / jnp.where(leg.alpha == 0, 1.0, leg.alpha))
     change = leg.alpha_s * ratio
-    return combine((leg.alpha_s, x0), (change, eps), (leg.alpha_s * leg.down - change, again))
+    return combine((leg.alpha_s, x0), (change, eps), (leg.alpha_s * leg.down - change, eps_m))
 
 
-def _by_data(now: Now, denoise: Any, leg: _Leg, x: Any, x0: Any, eps: Any) -> PyTree:
-    t, alpha, sigma = _stage(denoise.process, leg)
-    middle = combine((alpha, x0), (sigma, eps))
-    again = denoise(middle, t, now).x0
+def _by_data(leg: _Leg, x: Any, x0: Any, eps: Any, x0_m: Any, eps_m: Any) -> PyTree:
     kept = leg.alpha_s * leg.down / leg.sigma
-    return combine((kept, x), (leg.alpha_s - kept * leg.alpha, again))
+    return combine((kept, x), (leg.alpha_s - kept * leg.alpha, x0_m))
