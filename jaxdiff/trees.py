@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdiff.types import PyTree
+from jaxdiff.types import CHURN, GUIDE, RENOISE, SOLVER, STAGE, PyTree, record
 
 
 def fit(t: PyTree, x: PyTree) -> PyTree:
@@ -95,8 +95,70 @@ def size(x: PyTree) -> int:
     return int(sizes.pop() or 0)
 
 
-def fold(keys: Array, data: Any) -> Array:
-    """Fold one number into every key of `keys` [b]."""
+@record
+class Tape:
+    """Noise from the caller, in the place of keys: who draws in row k gets `noise[who]`[k].
+
+    `noise` maps SOLVER, GUIDE, RENOISE, CHURN or STAGE to a tree of leaves [rows, b, ...].
+    """
+
+    noise: dict[int, PyTree]
+
+
+@record
+class _Draws:
+    """A tape at one row."""
+
+    noise: dict[int, PyTree]
+
+
+@record
+class _Drawn:
+    """A tape at one row, for one who draws."""
+
+    noise: PyTree
+
+
+_NAMES = {SOLVER: "solver", GUIDE: "guide", RENOISE: "renoise", CHURN: "churn", STAGE: "stage"}
+
+
+def tape(
+    solver: PyTree = None,
+    *,
+    stage: PyTree = None,
+    churn: PyTree = None,
+    renoise: PyTree = None,
+    guide: PyTree = None,
+) -> Tape:
+    """Noise from the caller, to be given to `run` for keys or to `sample` as `noise`.
+
+    Args:
+      solver: what the solver draws, once a row; leaves [rows, b, ...], standard normal.
+      stage: what a solver draws inside its step (DPM++ SDE).
+      churn: what `churn` draws before a step.
+      renoise: what a jump back draws (`travel`).
+      guide: what corrections and guides draw.
+
+    >>> tape(jnp.zeros((20, 2, 3))).noise[0].shape   # 20 rows, 2 samples of shape [3]
+    (20, 2, 3)
+    """
+    given = {SOLVER: solver, GUIDE: guide, RENOISE: renoise, CHURN: churn, STAGE: stage}
+    return Tape({who: noise for who, noise in given.items() if noise is not None})
+
+
+def fold(keys: Any, data: Any) -> Any:
+    """Fold one number into every key of `keys` [b]; a tape is wound to that row, then handed out.
+
+    Raises:
+      ValueError: if a tape holds nothing for the one who draws.
+    """
+    if isinstance(keys, Tape):
+        return _Draws(jax.tree.map(lambda leaf: leaf[data], keys.noise))
+    if isinstance(keys, _Draws):
+        if data not in keys.noise:
+            name = _NAMES.get(data, str(data))
+            raise ValueError(f"the tape holds no noise for {name!r}: give tape(..., {name}=noise)")
+        return _Drawn(keys.noise[data])
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
@@ -110,8 +172,14 @@ def keys_for(key: Array, ids: Any) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(ids))
 
 
-def normal(keys: Array, x: PyTree) -> PyTree:
-    """Standard normal noise like `x` [b, ...], each sample drawn from its own key of `keys` [b]."""
+def normal(keys: Any, x: PyTree) -> PyTree:
+    """Standard normal noise like `x` [b, ...], each sample drawn from its own key of `keys` [b].
+
+    Raises:
+      ValueError: if the noise of a tape is not shaped like x.
+    """
+    if isinstance(keys, _Drawn):
+        return jax.tree.map(_played, keys.noise, x)
     leaves, structure = jax.tree.flatten(x)
     parts = [keys] if len(leaves) == 1 else [fold(keys, j) for j in range(len(leaves))]
     drawn = [
@@ -119,6 +187,14 @@ def normal(keys: Array, x: PyTree) -> PyTree:
         for part, leaf in zip(parts, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
+
+
+def _played(noise: Array, leaf: Array) -> Array:
+    if noise.shape != leaf.shape:
+        raise ValueError(
+            f"the tape has noise of shape {noise.shape} a row for samples of shape {leaf.shape}"
+        )
+    return noise.astype(leaf.dtype)
 
 
 def paths(tree: PyTree) -> Iterator[tuple[str, Any]]:

@@ -189,8 +189,8 @@ class Site:
     heads: int
 
 
-SOLVER, GUIDE, RENOISE, CHURN = 0, 1, 2, 3
-"""What the key of a step is folded with, by who draws from it."""
+SOLVER, GUIDE, RENOISE, CHURN, STAGE = 0, 1, 2, 3, 4
+"""What the key of a step is folded with, by who draws from it (STAGE: inside a solver's step)."""
 
 Control = Callable[[Site], Callable[..., Any] | None]
 Pull = Callable[[Estimate, At], PyTree]

@@ -11,6 +11,7 @@ from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
+from jaxdiff.trees import tape
 
 if TYPE_CHECKING:
     from jaxdiff.samplers.continuous import integrate
@@ -41,6 +42,7 @@ __all__ = [
     "renoise",
     "run",
     "sample",
+    "tape",
     "through",
     "travel",
 ]

@@ -8,6 +8,7 @@ arXiv:2201.09865, algorithm 1.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, Num
@@ -16,7 +17,7 @@ from jaxdiff import trees
 from jaxdiff.canonical import scan
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import Process, check_grid, transition
-from jaxdiff.trees import combine, fold, normal
+from jaxdiff.trees import Tape, combine, fold, normal
 from jaxdiff.types import RENOISE, Estimate, Now, PyTree, Rows, Sampler, State
 
 Look = Callable[[Now, PyTree, Estimate], PyTree]
@@ -75,14 +76,14 @@ def _walk(n: int, repeat: int, jump: int) -> tuple[np.ndarray, np.ndarray]:
     return i, u
 
 
-def renoise(keys: Key[Array, " b"], process: Process, s: Any, u: Any, x: PyTree) -> PyTree:
+def renoise(keys: Any, process: Process, s: Any, u: Any, x: PyTree) -> PyTree:
     """Draw x_u from q(x_u | x_s), u >= s; where u = s nothing changes."""
     kernel = transition(process, s, u)
     return combine((kernel.shrink, x), (jnp.sqrt(kernel.var), normal(keys, x)))
 
 
 def run(
-    keys: Key[Array, " b"],
+    keys: Key[Array, " b"] | Tape,
     denoise: Denoiser,
     sampler: Sampler,
     rows: Rows,
@@ -98,7 +99,7 @@ def run(
     fast, gradients included.
 
     Args:
-      keys: [b], one per sample.
+      keys: [b], one per sample; or the noise itself, a `tape`.
       denoise: the denoiser, guided or not.
       sampler: the solver, corrected or not.
       rows: `grid(ts)` or `travel(ts, ...)`.
@@ -118,7 +119,7 @@ def run(
     >>> bool(jnp.all(jnp.abs(x - 1.1) < 0.01))   # one standard deviation above the mean
     True
     """
-    _check_keys(keys, x)
+    _check_keys(keys, rows, x)
     first = denoise.memory(x) if denoise.memory is not None else {}
     n = jnp.max(rows.i) + 1
 
@@ -142,7 +143,17 @@ def _jump(now: Now, process: Any, sampler: Sampler, state: State, u: Any, noise:
     return State(x, trees.where(jnp.asarray(u) > now.s, fresh.hist, state.hist))
 
 
-def _check_keys(keys: Array, x: PyTree) -> None:
+def _check_keys(keys: Any, rows: Rows, x: PyTree) -> None:
+    if isinstance(keys, Tape):
+        expected, found = rows.k.shape[0], {leaf.shape[0] for leaf in jax.tree.leaves(keys)}
+        if found != {expected}:
+            raise ValueError(f"the tape has {sorted(found)} rows of noise for {expected} steps")
+        return
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"keys of dtype {keys.dtype}: give typed keys, one per sample, e.g. "
+            "trees.keys_for(jax.random.key(0), jnp.arange(b))"
+        )
     if keys.ndim != 1 or keys.shape[0] != trees.size(x):
         raise ValueError(
             f"keys of shape {keys.shape} for {trees.size(x)} samples: one key per sample, e.g. "

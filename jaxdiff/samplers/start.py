@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Num
 
@@ -12,7 +13,7 @@ from jaxdiff.process import Process, check_grid, karras, perturb, scales
 from jaxdiff.process.grids import check_steps
 from jaxdiff.samplers.dpmpp import dpmpp_2m
 from jaxdiff.samplers.loop import Look, grid, run
-from jaxdiff.trees import combine, fold, keys_for, normal
+from jaxdiff.trees import Tape, combine, fold, keys_for, normal
 from jaxdiff.types import PyTree, Rows, Sampler
 
 Times = Callable[[Process, int], Array] | Num[Array, "m *b"]
@@ -31,6 +32,7 @@ def sample(
     image: PyTree | None = None,
     strength: float = 1.0,
     ids: Int[Array, " b"] | None = None,
+    noise: Tape | None = None,
     look: Look | None = None,
 ) -> Any:
     """Draw samples from a denoiser.
@@ -50,6 +52,7 @@ def sample(
       image: clean samples to start from, noised to the level that `strength` says.
       strength: in (0, 1], the share of the steps that is walked when an `image` is given.
       ids: numbers of the samples, arange(b) by default.
+      noise: what the sampler draws, from the caller (`tape`) in place of the key.
       look: see `run`.
 
     Returns:
@@ -67,6 +70,7 @@ def sample(
     """
     if sum(a is not None for a in (shape, start, image)) != 1:
         raise ValueError("give exactly one of shape (to draw x_T), start (x_T itself) and image")
+    _check_key(key)
     check_steps(steps)
     ts = times(denoise.process, steps) if callable(times) else times
     check_grid(ts)
@@ -74,7 +78,16 @@ def sample(
     like = jnp.zeros(shape) if shape is not None else start if start is not None else image
     keys = keys_for(key, jnp.arange(trees.size(like)) if ids is None else ids)
     x = start if start is not None else _first(fold(keys, 0), denoise, ts[0], like, image)
-    return run(fold(keys, 1), denoise, sampler or dpmpp_2m(), rows(ts), x, look=look)
+    walk = fold(keys, 1) if noise is None else noise
+    return run(walk, denoise, sampler or dpmpp_2m(), rows(ts), x, look=look)
+
+
+def _check_key(key: Array) -> None:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise TypeError(
+            f"key: shape {key.shape}, dtype {key.dtype}; give ONE typed key, jax.random.key(seed) "
+            "(sample i folds its number into it)"
+        )
 
 
 def _skipped(n: int, strength: float) -> int:
