@@ -100,6 +100,7 @@ Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "checked": samplers.checked(samplers.heun()),
     "churn": samplers.churn()(samplers.euler()),
     "dpm_2": samplers.dpm_2(),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
+from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
@@ -28,6 +29,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
+    "checked",
     "churn",
     "ddim",
     "ddpm",
