@@ -6,10 +6,12 @@ from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
+from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
-from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
+from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.start import sample
 from jaxdiff.trees import tape
 
@@ -32,16 +34,22 @@ __all__ = [
     "ddim",
     "ddpm",
     "dpm_2",
+    "dpm_3",
+    "dpm_fast",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
+    "dpmpp_3s",
+    "dpmpp_sde",
     "euler",
+    "fast_steps",
     "grid",
     "heun",
     "integrate",
     "renoise",
     "run",
     "sample",
+    "singlestep",
     "tape",
     "through",
     "travel",

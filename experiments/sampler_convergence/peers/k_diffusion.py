@@ -36,8 +36,20 @@ def _churned(inner: Sampler, case: Case) -> Any:
     return _on_grid(wrapped, case, churn=ALL)
 
 
+def _fast(eta: float, case: Case) -> Any:
+    """It takes its grid itself, even in log sigma, and ends at sigma_min."""
+    count, first, last = case.facts["nfe"], case.facts["call_sigmas"][0], case.facts["sigma_end"]
+    sigmas = jnp.exp(jnp.linspace(jnp.log(first), jnp.log(last), samplers.fast_steps(count) + 1))
+    sampler = samplers.dpm_fast(count, eta, floor=last)
+    noise = samplers.tape(_padded(case.tape, len(sigmas) - 1))
+    return walk(process.edm(), sampler, sigmas, case.z * first, noise)
+
+
 _DPM_2M, _DPM_2M_HEUN = samplers.dpmpp_2m, functools.partial(samplers.dpmpp_2m, midpoint=False)
 _DPM_3M = functools.partial(samplers.dpmpp_3m, published=True)
+
+_SDE = functools.partial(samplers.dpmpp_sde, paired=False)
+_TWO = {"stage": slice(0, None, 2), "solver": slice(1, None, 2)}
 
 RECIPES = {
     "k-diffusion/euler/*": _of(samplers.euler()),
@@ -59,4 +71,8 @@ RECIPES = {
     "k-diffusion/dpmpp_2m_sde_heun_eta0/*": _of(_DPM_2M_HEUN()),
     "k-diffusion/dpmpp_3m_sde/*": _of(_DPM_3M(1.0)),
     "k-diffusion/dpmpp_3m_sde_eta0/*": _of(_DPM_3M()),
+    "k-diffusion/dpmpp_sde/*": _of(_SDE(1.0), **_TWO),
+    "k-diffusion/dpmpp_sde_eta0/*": _of(_SDE(0.0), **_TWO),
+    "k-diffusion/dpm_fast/*": functools.partial(_fast, 0.0),
+    "k-diffusion/dpm_fast_eta1/*": functools.partial(_fast, 1.0),
 }
