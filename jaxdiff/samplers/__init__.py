@@ -6,9 +6,11 @@ from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
+from jaxdiff.samplers.dpm_adaptive import dpm_adaptive
 from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
+from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
@@ -35,12 +37,14 @@ __all__ = [
     "ddpm",
     "dpm_2",
     "dpm_3",
+    "dpm_adaptive",
     "dpm_fast",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
     "dpmpp_3s",
     "dpmpp_sde",
+    "er_sde",
     "euler",
     "fast_steps",
     "grid",

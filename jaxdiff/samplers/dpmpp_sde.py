@@ -47,12 +47,12 @@ def dpmpp_sde(eta: Scalar = 1.0, *, r: Scalar = 0.5, paired: bool = True) -> Sam
     share, spread = number(r), number(eta)
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        leg = begin(denoise, now, state.x)
+        leg = begin(denoise, state.x, now.t, now.s, now)
         low, up = lowered(leg, spread)
         first, second = (normal(fold(now.key, who), state.x) for who in (STAGE, SOLVER))
 
         def staged() -> PyTree:
-            t, middle = _middle(denoise, leg, share)
+            t, middle = _middle(denoise, leg, now.s, share)
             down, noise = lowered(middle, spread)
             x = combine((1.0, land(down)), (middle.alpha * noise, first))
             change = combine((1.0, denoise(x, t, now).x0), (-1.0, leg.est.x0))
@@ -68,10 +68,10 @@ def dpmpp_sde(eta: Scalar = 1.0, *, r: Scalar = 0.5, paired: bool = True) -> Sam
     return Sampler(State, step)
 
 
-def _middle(denoise: Denoiser, leg: Leg, share: Array) -> tuple[Array, Leg]:
+def _middle(denoise: Denoiser, leg: Leg, s: Array, share: Array) -> tuple[Array, Leg]:
     """The time of the stage, and the leg to there; from alpha = 0 that to s."""
     t = time_of(denoise.process, 2 * ((1 - share) * leg.level - share * jnp.log(leg.ratio)))
-    t = jnp.where(jnp.isfinite(leg.level), t, leg.now.s)
+    t = jnp.where(jnp.isfinite(leg.level), t, s)
     alpha, sigma = scales(denoise.process, t)
     return t, leg._replace(alpha=alpha, ratio=sigma / alpha)
 

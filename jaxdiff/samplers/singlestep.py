@@ -64,7 +64,7 @@ def singlestep(
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
         own = _order_at(order, now.i)
-        leg, up = lowered(begin(denoise, now, state.x), number(eta), number(floor))
+        leg, up = lowered(begin(denoise, state.x, now.t, now.s, now), number(eta), number(floor))
         first = _at(jnp.where(own == 3, 1 / 3, 1 / 2) if r1 is None else r1, now.i)
         shares = first, _at(2 / 3 if r2 is None else r2, now.i)
 

@@ -15,7 +15,7 @@ From alpha = 0 every stage is x_t itself: there V' = V, and the step is Euler's.
 Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2, and arXiv:2211.01095, algorithm 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -24,13 +24,13 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.process import log_snr, scales, time_of
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine
-from jaxdiff.types import Estimate, Now, PyTree, Scalar
+from jaxdiff.types import Estimate, PyTree, Scalar
 
 
 class Leg(NamedTuple):
     """A step from l at t to (alpha_s, alpha_s r), h away, and what was estimated at t."""
 
-    now: Now
+    now: Any
     level: Array
     alpha: Array
     ratio: Array
@@ -50,12 +50,12 @@ class Seen(NamedTuple):
     g: Array
 
 
-def begin(denoise: Denoiser, now: Now, x: PyTree) -> Leg:
+def begin(denoise: Denoiser, x: PyTree, t: Array, s: Array, now: Any) -> Leg:
     """Ask at t, and aim at s."""
-    est = denoise(x, now.t, now)
-    alpha, sigma = scales(denoise.process, now.s)
-    eps = noise_of(denoise, x, now.t, est.x0)
-    return Leg(now, log_snr(denoise.process, now.t) / 2, alpha, sigma / alpha, est, eps)
+    est = denoise(x, t, now)
+    alpha, sigma = scales(denoise.process, s)
+    eps = noise_of(denoise, x, t, est.x0)
+    return Leg(now, log_snr(denoise.process, t) / 2, alpha, sigma / alpha, est, eps)
 
 
 def lowered(leg: Leg, eta: Array, floor: Scalar = 0.0) -> tuple[Leg, Array]:
