@@ -8,9 +8,14 @@ from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.dpm_adaptive import dpm_adaptive
+from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
+from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
+from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
-from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
+from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.trees import tape
@@ -37,10 +42,17 @@ __all__ = [
     "deis",
     "dpm_2",
     "dpm_solver_m",
+    "dpm_3",
+    "dpm_adaptive",
+    "dpm_fast",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
+    "dpmpp_3s",
+    "dpmpp_sde",
+    "er_sde",
     "euler",
+    "fast_steps",
     "grid",
     "heun",
     "integrate",
@@ -48,6 +60,7 @@ __all__ = [
     "run",
     "sa_solver",
     "sample",
+    "singlestep",
     "tape",
     "through",
     "travel",
