@@ -151,7 +151,10 @@ OF_NO_KIND = {
         posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
         uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": """
+        bits_per_dim ddib dequantise encode grid integrate log_likelihood renoise run sample tape
+        travel
+    """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

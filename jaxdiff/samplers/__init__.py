@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.checked import checked
+from jaxdiff.samplers.bits import bits_per_dim, dequantise
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
@@ -21,14 +22,16 @@ from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.trees import tape
 
 if TYPE_CHECKING:
-    from jaxdiff.samplers.continuous import integrate
+    from jaxdiff.samplers.continuous import ddib, encode, integrate, log_likelihood
+
+_CONTINUOUS = ("ddib", "encode", "integrate", "log_likelihood")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "integrate":
-        from jaxdiff.samplers.continuous import integrate
+    if name in _CONTINUOUS:
+        from jaxdiff.samplers import continuous
 
-        return integrate
+        return getattr(continuous, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -36,10 +39,13 @@ __all__ = [
     "adams",
     "after",
     "checked",
+    "bits_per_dim",
     "churn",
+    "ddib",
     "ddim",
     "ddpm",
     "deis",
+    "dequantise",
     "dpm_2",
     "dpm_solver_m",
     "dpm_3",
@@ -51,11 +57,13 @@ __all__ = [
     "dpmpp_3s",
     "dpmpp_sde",
     "er_sde",
+    "encode",
     "euler",
     "fast_steps",
     "grid",
     "heun",
     "integrate",
+    "log_likelihood",
     "renoise",
     "run",
     "sa_solver",

@@ -12,7 +12,7 @@ from jaxdiff import exact, process, samplers
 from jaxdiff.denoise import Denoiser, rebase, velocity
 from jaxdiff.guidance import edited
 from jaxdiff.samplers import integrate
-from jaxdiff.samplers.continuous import _strict
+from jaxdiff.samplers.continuous.solve import strict
 from jaxdiff.types import GridOnly
 from tests.problems import (
     PROCESSES,
@@ -87,11 +87,11 @@ def test_given_times_are_the_steps():
 
 
 def test_times_beyond_both_ends_are_spread():
-    rising = _strict(
+    rising = strict(
         -jnp.array([9.0, 8.0, 5.0, 3.0, 1.0, 0.5, 0.0]), jnp.float32(-7), jnp.float32(-2)
     )
     assert np.allclose(rising, [-7.0, -6.0, -5.0, -3.0, -3 + 1 / 3, -3 + 2 / 3, -2.0])
-    same = _strict(-jnp.array([2.0, 1.0, 0.0]), jnp.float32(-2), jnp.float32(0))
+    same = strict(-jnp.array([2.0, 1.0, 0.0]), jnp.float32(-2), jnp.float32(0))
     assert (same == jnp.arange(-2.0, 1)).all()
 
 
