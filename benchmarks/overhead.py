@@ -65,13 +65,14 @@ def main():
     params, x = live_params(), jax.random.normal(jax.random.key(2), (1, SIZE, SIZE, 4))
     once, one = compiled(lambda p, x: NET.apply(p, x, jnp.zeros(len(x)), None), params, x)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print(f"one evaluation: {once.cost_analysis()['flops'] / 1e9:.1f} GFLOP, compiled in {one:.2f} s")
+    work = once.cost_analysis()["flops"] / 1e9
+    print(f"one evaluation: {work:.1f} GFLOP, compiled in {one:.2f} s")
     base, _ = compiled(bare, params, x)
     made = {n: compiled(functools.partial(sampled, s), params, x) for n, s in SAMPLERS.items()}
     times = {n: [] for n in made}
     for _ in range(11):
         for n, (go, _) in made.items():
-            before, own, after = seconds(base, params, x), seconds(go, params, x), seconds(base, params, x)
+            before, own, after = (seconds(g, params, x) for g in (base, go, base))
             times[n].append(2 * own / (before + after) - 1)
     for n, (_, spent) in made.items():
         print(

@@ -3,15 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
-from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.bits import bits_per_dim, dequantise
+from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
-from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpm_adaptive import dpm_adaptive
 from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
-from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.heun import heun
@@ -38,8 +37,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
-    "checked",
     "bits_per_dim",
+    "checked",
     "churn",
     "ddib",
     "ddim",
@@ -47,17 +46,17 @@ __all__ = [
     "deis",
     "dequantise",
     "dpm_2",
-    "dpm_solver_m",
     "dpm_3",
     "dpm_adaptive",
     "dpm_fast",
+    "dpm_solver_m",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
     "dpmpp_3s",
     "dpmpp_sde",
-    "er_sde",
     "encode",
+    "er_sde",
     "euler",
     "fast_steps",
     "grid",
