@@ -102,7 +102,9 @@ SAMPLERS = {
     "adams": samplers.adams(3),
     "checked": samplers.checked(samplers.heun()),
     "churn": samplers.churn()(samplers.euler()),
+    "deis": samplers.deis(),
     "dpm_2": samplers.dpm_2(),
+    "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
@@ -110,6 +112,8 @@ SAMPLERS = {
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
+    "sa_solver": samplers.sa_solver(),
+    "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }

@@ -13,7 +13,8 @@ from typing import Any
 
 from jaxtyping import Array
 
-from jaxdiff.samplers.multistep import Method, even, midpoint, multistep, rate
+from jaxdiff.samplers.exponential import even, midpoint
+from jaxdiff.samplers.multistep import Method, multistep, rate
 from jaxdiff.types import Sampler, Scalar
 
 ALWAYS = float("inf")
@@ -46,6 +47,7 @@ def unipc(
 
     Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8.
 
+    >>> import jax.numpy as jnp
     >>> unipc(3).init(jnp.zeros((2, 3))).hist.past.known.tolist()
     [0, 0]
     """
@@ -74,6 +76,7 @@ def deis(order: int = 3, *, taper: Scalar = 15) -> Sampler:
 
     Zhang and Chen 2022, arXiv:2204.13902, eq. (15) and section 3.3.
 
+    >>> import jax.numpy as jnp
     >>> len(deis(3).init(jnp.zeros((2, 3))).hist.past.values)
     2
     """
@@ -107,6 +110,7 @@ def sa_solver(
 
     Xue et al. 2023, arXiv:2309.05019, algorithm 1; with two values by appendix E, B(h) = h.
 
+    >>> import jax.numpy as jnp
     >>> sa_solver(lambda ratio: jnp.where(ratio > 1, 1.0, 0.0)).init(jnp.zeros((2, 3))).x.shape
     (2, 3)
     """
