@@ -102,6 +102,12 @@ SAMPLERS = {
     "adams": samplers.adams(3),
     "churn": samplers.churn()(samplers.euler()),
     "dpm_2": samplers.dpm_2(),
+    "dpm_3": samplers.dpm_3(0.5),
+    "dpm_fast": samplers.dpm_fast(4),
+    "dpmpp_3s": samplers.dpmpp_3s(),
+    "dpmpp_sde": samplers.dpmpp_sde(),
+    "er_sde": samplers.er_sde(),
+    "singlestep": samplers.singlestep((3, 1), r1=0.2, eta=1.0),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
@@ -150,7 +156,9 @@ OF_NO_KIND = {
         posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
         uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": """
+        dpm_adaptive fast_steps grid integrate renoise restart run sample tape travel
+    """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """
