@@ -105,6 +105,12 @@ SAMPLERS = {
     "deis": samplers.deis(),
     "dpm_2": samplers.dpm_2(),
     "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
+    "dpm_3": samplers.dpm_3(0.5),
+    "dpm_fast": samplers.dpm_fast(4),
+    "dpmpp_3s": samplers.dpmpp_3s(),
+    "dpmpp_sde": samplers.dpmpp_sde(),
+    "er_sde": samplers.er_sde(),
+    "singlestep": samplers.singlestep((3, 1), r1=0.2, eta=1.0),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
@@ -158,6 +164,7 @@ OF_NO_KIND = {
     "samplers": """
         bits_per_dim ddib dequantise encode grid integrate log_likelihood renoise run sample tape
         travel
+        dpm_adaptive fast_steps grid integrate renoise restart run sample tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

@@ -15,6 +15,7 @@ from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.restart import restart
 from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
@@ -64,6 +65,7 @@ __all__ = [
     "integrate",
     "log_likelihood",
     "renoise",
+    "restart",
     "run",
     "sa_solver",
     "sample",

@@ -125,7 +125,7 @@ def dpm_adaptive(
     end = number(lowest(process)[0] if t_end is None else t_end)
     low = log_snr(process, end) / 2
     noise = None if keys is None else (keys, number(eta))
-    control = _controller(pid, order if keys is None else 1.5, safety)
+    control = _controller(pid, 1.0 * order if keys is None else 1.5, safety)
     judge = functools.partial(_error, number(rtol), number(atol), shared)
 
     def going(walk: _Walk) -> Array:

@@ -108,11 +108,12 @@ def _slopes(r: Array, past: Past, one: Array, two: Array, published: bool) -> li
     """Weights of this estimate and the past ones in M_1 D' + M_2 D''/2."""
     if not past.values:
         return [jnp.zeros_like(r)]
-    gap = jnp.where(past.known > 0, r - past.places[0], 1.0)
-    slope = jnp.where(past.known > 0, one, 0.0)
+    known = (past.known > 0) & (r != past.places[0])
+    gap = jnp.where(known, r - past.places[0], 1.0)
+    slope = jnp.where(known, one, 0.0)
     if len(past.values) == 1:
         return [slope / gap, -slope / gap]
-    known = past.known > 1
+    known = known & (past.known > 1) & (past.places[0] != past.places[1])
     older = jnp.where(known, past.places[0] - past.places[1], 1.0)
     bend = two if published else two + one * gap
     bend = jnp.where(known, bend / jnp.where(known, r - past.places[1], 1.0), 0.0)
