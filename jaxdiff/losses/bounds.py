@@ -73,11 +73,11 @@ def _terms(
 
 
 def _chain(process: Process, ts: Any, x: PyTree, levels: int | None) -> Array:
-    times = pr.uniform(process, 1000) if ts is None else number(ts)
+    times = pr.uniform(process, 1000) if ts is None else ts
     vlb.check_chain(process, times)
     if levels is not None:
         check_levels(x, levels)
-    return times
+    return number(times)
 
 
 def _prior(process: Process, ts: Array, x: PyTree) -> Array:
@@ -98,7 +98,7 @@ def vlb_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    ts: Float[Array, " m"] | np.ndarray | None = None,
+    ts: Array | np.ndarray | None = None,
     v: Scalar | None = None,
     levels: int | None = 256,
     resampler: Resampler | None = None,
@@ -162,7 +162,7 @@ def hybrid_loss(
     apply: Callable[..., Any],
     process: Process | None = None,
     wiring: Wiring | None = None,
-    ts: Float[Array, " m"] | np.ndarray | None = None,
+    ts: Array | np.ndarray | None = None,
     lam: Scalar = 0.001,
     levels: int | None = 256,
     resampler: Resampler | None = None,

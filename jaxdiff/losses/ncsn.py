@@ -65,12 +65,11 @@ def level_law(sigmas: np.ndarray | Float[Array, " n"] | list[float]) -> Partial:
     >>> [round(float(t), 4) for t in law(pr.edm(), jnp.array([0.1, 0.4, 0.5, 0.9]))]
     [4.0, 2.0, 2.0, 1.0]
     """
-    levels = number(sigmas)
-    if levels.ndim != 1 or levels.size == 0:
-        raise ValueError(f"sigmas of shape {levels.shape}: a vector of levels is needed")
-    if not isinstance(levels, Tracer):
-        _check_levels(np.asarray(levels))
-    return Partial(_level, levels)
+    if np.ndim(sigmas) != 1 or np.size(sigmas) == 0:
+        raise ValueError(f"sigmas of shape {np.shape(sigmas)}: a vector of levels is needed")
+    if not isinstance(sigmas, Tracer):
+        _check_levels(np.asarray(sigmas))
+    return Partial(_level, number(sigmas))
 
 
 def _check_levels(sigmas: np.ndarray) -> None:

@@ -89,7 +89,7 @@ def links(process: Process, ts: Float[Array, " m"]) -> Links:
     return Links(ts[:-1], ts[1:], on_x0**2 / small, small, jnp.log(large) - jnp.log(small))
 
 
-def check_chain(process: Process, ts: Float[Array, " m"]) -> None:
+def check_chain(process: Process, ts: Array | np.ndarray) -> None:
     """Refuse times that do not decrease or do not end at clean data; traced ones pass.
 
     Raises:
@@ -153,7 +153,7 @@ def variational_bound(
     keys: Any,
     denoise: Denoiser,
     x: PyTree,
-    ts: Float[Array, " m"] | np.ndarray,
+    ts: Array | np.ndarray,
     *,
     v: Scalar | None = None,
     levels: int | None = 256,
@@ -184,8 +184,8 @@ def variational_bound(
     >>> round(float(variational_bound(keys, d, jnp.ones((1, 2)), ts).bits[0]), 3)
     0.0
     """
-    ts = number(ts)
     check_chain(denoise.process, ts)
+    ts = number(ts)
     if levels is not None:
         check_levels(x, levels)
     chain = links(denoise.process, ts)
