@@ -44,8 +44,9 @@ def halves(both: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
                 f"the network answers {answer.shape} for samples {leaf.shape}: to learn its "
                 "variance it needs twice the channels, the prediction and v"
             )
-    split = jax.tree.map(lambda leaf: jnp.split(leaf, 2, axis=-1), both)
-    return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], both, split) for i in (0, 1))  # type: ignore[return-value]
+    leaves, structure = jax.tree.flatten(both)
+    pairs = [jnp.split(leaf, 2, axis=-1) for leaf in leaves]
+    return structure.unflatten([p for p, _ in pairs]), structure.unflatten([v for _, v in pairs])
 
 
 def learned_variance(

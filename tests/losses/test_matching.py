@@ -238,7 +238,7 @@ def test_denoising_minimum():
     assert np.all(np.abs(found - wanted) < 4 * error) and error[0] < 0.02 * wanted[0]
 
 
-@pytest.mark.parametrize("prediction", [pr.score, pr.x0], ids=["score", "x0"])
+@pytest.mark.parametrize("prediction", [pr.score, pytest.param(pr.x0, marks=pytest.mark.slow)])
 def test_ncsn_minimum(prediction):
     """The mean over the levels of tr Var / (2 sigma^2 d), whatever the network predicts."""
     sigmas = losses.geometric_levels(7, 2.0, 0.05)
