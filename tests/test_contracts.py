@@ -169,8 +169,8 @@ OF_NO_KIND = {
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """
-        Denoiser Model Number all_memories check_range joined model noise numeric predict score
-        value_at velocity
+        Denoiser Model Number all_memories check_range halves joined learned_variance model noise
+        numeric predict score value_at velocity
     """,
     "exact": """
         Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points
