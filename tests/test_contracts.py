@@ -109,6 +109,11 @@ SAMPLERS = {
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
+    "ipndm": samplers.ipndm(),
+    "lcm": samplers.lcm(),
+    "plms": samplers.plms(),
+    "pndm": samplers.pndm(),
+    "tcd": samplers.tcd(0.3),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }

@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.churn import churn
+from jaxdiff.samplers.consistency import lcm, tcd
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.pndm import ipndm, plms, pndm
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.trees import tape
@@ -39,10 +41,15 @@ __all__ = [
     "grid",
     "heun",
     "integrate",
+    "ipndm",
+    "lcm",
+    "plms",
+    "pndm",
     "renoise",
     "run",
     "sample",
     "tape",
+    "tcd",
     "through",
     "travel",
 ]
