@@ -110,6 +110,7 @@ SAMPLERS = {
     "euler": samplers.euler(),
     "heun": samplers.heun(),
     "ipndm": samplers.ipndm(),
+    "ito": samplers.ito(),
     "lcm": samplers.lcm(),
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
@@ -155,7 +156,9 @@ OF_NO_KIND = {
         posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
         uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": """
+        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
+    """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

@@ -19,6 +19,7 @@ from tests.problems import (
     keys_of,
     mixture,
     passes,
+    point,
     restart,
     vector,
 )
@@ -155,3 +156,72 @@ def test_tcd_lies_between_ddim_and_lcm(name):
         assert jnp.max(jnp.abs(found[0] - found[3 - alike])) > 1e-2
     with pytest.raises(ValueError, match=r"gamma=1.5"):
         samplers.tcd(1.5)
+
+
+def _with_v(inner, v, x, t, now):
+    return inner(x, t, now)._replace(aux={"v": v})
+
+
+@x64
+def test_a_learned_range_lies_between_small_and_large():
+    """One step of one point: what z is multiplied by is the root of the variance."""
+    proc, target = process.vp_linear(), jnp.array([0.5, -0.5])
+    x, v = vector(0, 3, 2), jnp.array([[-1.0, 1.0], [0.0, 0.5], [-0.3, -1.0]])
+    denoise = Denoiser(proc, Partial(_with_v, point(target, proc), v))
+    ts, noise = jnp.array([0.6, 0.5]), jnp.ones((1, 3, 2))
+
+    @jax.jit
+    def spread(denoise, noise):
+        kinds = samplers.learned_range, samplers.fixed_small, samplers.fixed_large
+
+        def end(kind, z):
+            rows = samplers.grid(ts)
+            return samplers.run(samplers.tape(z), denoise, samplers.ddpm(kind), rows, x)
+
+        return [end(kind, noise) - end(kind, 0 * noise) for kind in kinds]
+
+    found, small, large = spread(denoise, noise)
+    (a, v_t), (a_s, v_s) = process.scales(proc, ts[0]), process.scales(proc, ts[1])
+    lost = 1 - (a * v_s / (a_s * v_t)) ** 2
+    assert jnp.allclose(small, v_s * jnp.sqrt(lost)) and jnp.allclose(large, v_t * jnp.sqrt(lost))
+    assert jnp.allclose(found, small ** ((1 - v) / 2) * large ** ((1 + v) / 2), atol=1e-12)
+
+
+def test_a_learned_range_ends_clean_and_says_what_it_lacks():
+    proc = process.from_betas(process.linear_betas())
+    x, target = vector(0, 3, 2), jnp.array([0.5, -0.5])
+    denoise = Denoiser(proc, Partial(_with_v, point(target, proc), jnp.ones((3, 2))))
+    sampler = samplers.ddpm(samplers.learned_range)
+    rows = samplers.grid(process.uniform(proc, 3))
+    found = jax.jit(lambda d: samplers.run(keys_of(3), d, sampler, rows, x))(denoise)
+    assert jnp.max(jnp.abs(found - target[None])) < 1e-4
+    with pytest.raises(ValueError, match="no 'v'"):
+        samplers.run(keys_of(3), point(target, proc), sampler, rows, x)
+
+
+@pytest.mark.parametrize("bad", [{"eta": -1.0}, {"temperature": 0.0}])
+def test_ito_has_a_range(bad):
+    with pytest.raises(ValueError, match="give"):
+        samplers.ito(**bad)
+
+
+@x64
+def test_ito_is_of_first_order_in_law():
+    """Mean and variance of what a linear step makes of a Gaussian, followed without noise."""
+    proc, size = process.edm(), 0.8
+    denoise = exact.denoiser(exact.gaussian(jnp.zeros(1), size**2 * jnp.eye(1)), proc)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def variance(n):
+        ts = jnp.linspace(2.0, 0.2, n + 1)
+        x = jnp.sqrt(size**2 + ts[0] ** 2) * jnp.ones((1, 1))
+        noise = jnp.eye(n)[:, :, None]  # row k of sample k
+        grid = samplers.grid(ts)
+        still = samplers.tape(jnp.zeros((n, 1, 1)))
+        moved = samplers.run(still, denoise, samplers.ito(), grid, x)
+        drawn = samplers.run(samplers.tape(noise), denoise, samplers.ito(), grid, jnp.zeros((n, 1)))
+        return moved[0, 0] ** 2 + jnp.sum(drawn**2)
+
+    counts = np.array([32, 64, 128])
+    errors = [abs(float(variance(int(n))) - (size**2 + 0.2**2)) for n in counts]
+    assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - 1) < 0.25, errors

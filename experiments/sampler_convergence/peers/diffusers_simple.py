@@ -57,7 +57,7 @@ def ddpm(case: Case) -> Any:
 
 
 def ddpm_large(case: Case) -> Any:
-    return _on_table(samplers.ddpm(large=True), case, solver=True)
+    return _on_table(samplers.ddpm(samplers.fixed_large), case, solver=True)
 
 
 def _exploding(sampler: Sampler, case: Case, **tape: Any) -> Any:
