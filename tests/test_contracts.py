@@ -120,6 +120,12 @@ SAMPLERS = {
     "heun": samplers.heun(),
     "sa_solver": samplers.sa_solver(),
     "unipc": samplers.unipc(),
+    "ipndm": samplers.ipndm(),
+    "ito": samplers.ito(),
+    "lcm": samplers.lcm(),
+    "plms": samplers.plms(),
+    "pndm": samplers.pndm(),
+    "tcd": samplers.tcd(0.3),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }
@@ -165,6 +171,7 @@ OF_NO_KIND = {
         bits_per_dim ddib dequantise encode grid integrate log_likelihood renoise run sample tape
         travel
         dpm_adaptive fast_steps grid integrate renoise restart run sample tape travel
+        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

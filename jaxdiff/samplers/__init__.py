@@ -6,6 +6,7 @@ from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.bits import bits_per_dim, dequantise
 from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.churn import churn
+from jaxdiff.samplers.consistency import lcm, tcd
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpm_adaptive import dpm_adaptive
@@ -14,11 +15,15 @@ from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.heun import heun
+from jaxdiff.samplers.ito import ito
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.restart import restart
 from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
+from jaxdiff.samplers.pndm import ipndm, plms, pndm
+from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
+from jaxdiff.samplers.variances import fixed_large, fixed_small, learned_range
 from jaxdiff.trees import tape
 
 if TYPE_CHECKING:
@@ -64,6 +69,17 @@ __all__ = [
     "heun",
     "integrate",
     "log_likelihood",
+    "fixed_large",
+    "fixed_small",
+    "grid",
+    "heun",
+    "integrate",
+    "ipndm",
+    "ito",
+    "lcm",
+    "learned_range",
+    "plms",
+    "pndm",
     "renoise",
     "restart",
     "run",
@@ -71,6 +87,7 @@ __all__ = [
     "sample",
     "singlestep",
     "tape",
+    "tcd",
     "through",
     "travel",
     "unipc",
