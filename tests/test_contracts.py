@@ -100,7 +100,9 @@ Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
+    "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
     "dpm_2": samplers.dpm_2(),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
@@ -109,6 +111,7 @@ SAMPLERS = {
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
+    "reverse_diffusion": samplers.reverse_diffusion(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }
@@ -150,7 +153,7 @@ OF_NO_KIND = {
         posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
         uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": "grid integrate langevin ncsn_size renewal renoise run sample stay tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

@@ -8,7 +8,9 @@ from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
+from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.trees import tape
@@ -28,7 +30,9 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
+    "annealed",
     "churn",
+    "corrected",
     "ddim",
     "ddpm",
     "dpm_2",
@@ -39,9 +43,14 @@ __all__ = [
     "grid",
     "heun",
     "integrate",
+    "langevin",
+    "ncsn_size",
+    "renewal",
     "renoise",
+    "reverse_diffusion",
     "run",
     "sample",
+    "stay",
     "tape",
     "through",
     "travel",

@@ -18,13 +18,16 @@ SOLVERS = {
     "ddpm": samplers.ddpm(),
     "ddpm large": samplers.ddpm(large=True),
     "adams": samplers.adams(),
+    "annealed": samplers.annealed(samplers.langevin(0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
+    "corrected ddpm": samplers.corrected(samplers.langevin(snr=0.16))(samplers.ddpm()),
     "dpm_2 1": samplers.dpm_2(1.0),
     "dpmpp_2s": samplers.dpmpp_2s(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
     "heun": samplers.heun(),
     "heun 1": samplers.heun(1.0),
+    "reverse_diffusion": samplers.reverse_diffusion(),
 }
 TARGET = jnp.array([0.7, -0.4])
 
