@@ -103,6 +103,9 @@ SAMPLERS = {
     "checked": samplers.checked(samplers.heun()),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(),
+    "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
+    "churn": samplers.churn()(samplers.euler()),
+    "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
     "dpm_2": samplers.dpm_2(),
     "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
     "dpm_3": samplers.dpm_3(0.5),
@@ -126,6 +129,7 @@ SAMPLERS = {
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
+    "reverse_diffusion": samplers.reverse_diffusion(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }
@@ -173,6 +177,7 @@ OF_NO_KIND = {
         dpm_adaptive fast_steps grid integrate renoise restart run sample tape travel
         fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
     """,
+    "samplers": "grid integrate langevin ncsn_size renewal renoise run sample stay tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

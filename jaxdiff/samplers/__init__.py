@@ -20,6 +20,9 @@ from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.restart import restart
 from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.pndm import ipndm, plms, pndm
+from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
+from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
@@ -47,6 +50,9 @@ __all__ = [
     "checked",
     "churn",
     "ddib",
+    "annealed",
+    "churn",
+    "corrected",
     "ddim",
     "ddpm",
     "deis",
@@ -82,10 +88,16 @@ __all__ = [
     "pndm",
     "renoise",
     "restart",
+    "langevin",
+    "ncsn_size",
+    "renewal",
+    "renoise",
+    "reverse_diffusion",
     "run",
     "sa_solver",
     "sample",
     "singlestep",
+    "stay",
     "tape",
     "tcd",
     "through",

@@ -18,8 +18,10 @@ SOLVERS = {
     "ddpm": samplers.ddpm(),
     "ddpm large": samplers.ddpm(samplers.fixed_large),
     "adams": samplers.adams(),
+    "annealed": samplers.annealed(samplers.langevin(0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(taper=0),
+    "corrected ddpm": samplers.corrected(samplers.langevin(snr=0.16))(samplers.ddpm()),
     "dpm_2 1": samplers.dpm_2(1.0),
     "dpm_solver_m 1": samplers.dpm_solver_m(2, 1.0),
     "dpm_fast 1": samplers.dpm_fast(20, 1.0),
@@ -40,6 +42,7 @@ SOLVERS = {
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
+    "reverse_diffusion": samplers.reverse_diffusion(),
 }
 CONTINUED = ("adams", "ipndm", "plms", "pndm")  # these take no last estimate as it is
 TARGET = jnp.array([0.7, -0.4])
