@@ -60,6 +60,7 @@ GRIDS = {
         process.align_your_steps, ratios=process.AYS["stable_diffusion"]
     ),
     "beta": process.beta,
+    "discard_penultimate": process.discard_penultimate(process.karras),
     "karras": process.karras,
     "kl_optimal": process.kl_optimal,
     "lcm_times": process.lcm_times,
@@ -67,6 +68,8 @@ GRIDS = {
     "linspace": process.linspace,
     "polyexponential": process.polyexponential,
     "quadratic": process.quadratic,
+    "simple": process.simple,
+    "stretched": process.stretched(10.0, process.linspace),
     "trailing": process.trailing,
     "uniform": process.uniform,
     "uniform_lambda": process.uniform_lambda,
@@ -144,11 +147,11 @@ OPERATORS = {
 }
 OF_NO_KIND = {
     "process": """
-        AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
-        decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
-        laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
-        posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
-        uniform_law unit wiring zero_snr
+        AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
+        check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring encode
+        flux_mu independent integer_law laplace_betas linear_betas log_normal log_snr logit_normal
+        low_discrepancy own_time perturb posterior scaled_linear_betas scales sections shift shifted
+        sigmoid_betas strided_betas thousand time_of transition uniform_law unit wiring zero_snr
     """,
     "samplers": "grid integrate renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
