@@ -153,7 +153,7 @@ OF_NO_KIND = {
         low_discrepancy own_time perturb posterior scaled_linear_betas scales sections shift shifted
         sigmoid_betas strided_betas thousand time_of transition uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": "gits grid integrate renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

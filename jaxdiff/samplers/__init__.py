@@ -7,6 +7,7 @@ from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
@@ -36,6 +37,7 @@ __all__ = [
     "dpmpp_2s",
     "dpmpp_3m",
     "euler",
+    "gits",
     "grid",
     "heun",
     "integrate",
