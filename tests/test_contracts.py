@@ -149,11 +149,12 @@ OF_NO_KIND = {
     "process": """
         AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
         check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring encode
-        flux_mu independent integer_law laplace_betas linear_betas log_normal log_snr logit_normal
-        low_discrepancy own_time perturb posterior scaled_linear_betas scales sections shift shifted
-        sigmoid_betas strided_betas thousand time_of transition uniform_law unit wiring zero_snr
+        flux_mu independent integer_law is_table laplace_betas linear_betas log_normal log_snr
+        logit_normal low_discrepancy own_time perturb posterior scaled_linear_betas scales sections
+        shift shifted sigmoid_betas strided_betas thousand time_of transition uniform_law unit
+        wiring zero_snr
     """,
-    "samplers": "gits grid integrate renoise run sample tape travel",
+    "samplers": "gits grid integrate named renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

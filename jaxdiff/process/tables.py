@@ -116,6 +116,15 @@ def from_betas(
     return from_scales(*curves, 0.0, len(table) - 1.0, -1.0)
 
 
+def is_table(process: Process) -> bool:
+    """Whether a process was made by `from_betas`; traced ones too.
+
+    >>> is_table(from_betas(linear_betas()))
+    True
+    """
+    return getattr(process.alpha, "func", None) in (_interpolate, _alpha_by)
+
+
 def linear_betas(n: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
     """DDPM's table: n betas, linear from beta_min to beta_max.
 

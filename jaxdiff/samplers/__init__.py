@@ -10,6 +10,7 @@ from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
+from jaxdiff.samplers.names import named
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.trees import tape
@@ -41,6 +42,7 @@ __all__ = [
     "grid",
     "heun",
     "integrate",
+    "named",
     "renoise",
     "run",
     "sample",

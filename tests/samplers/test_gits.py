@@ -55,7 +55,7 @@ PAIRS = jnp.array([0, 0, 2, 5]), jnp.array([1, 6, 4, 6])
 
 @pytest.mark.usefixtures("x64")
 def test_the_process_does_not_count():
-    """The same levels of noise, the same samples: the same choice, with alpha = 0 at the top too."""
+    """The same levels of noise, the same samples: the same choice, from alpha = 0 too."""
     edm = process.edm(0.02, 150.0)
     levels, found = process.karras(edm, 14), []
     choose = jax.jit(lambda *a: samplers.gits(*a, 5))
