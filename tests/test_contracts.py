@@ -60,6 +60,7 @@ GRIDS = {
         process.align_your_steps, ratios=process.AYS["stable_diffusion"]
     ),
     "beta": process.beta,
+    "discard_penultimate": process.discard_penultimate(process.karras),
     "karras": process.karras,
     "kl_optimal": process.kl_optimal,
     "lcm_times": process.lcm_times,
@@ -67,6 +68,8 @@ GRIDS = {
     "linspace": process.linspace,
     "polyexponential": process.polyexponential,
     "quadratic": process.quadratic,
+    "simple": process.simple,
+    "stretched": process.stretched(10.0, process.linspace),
     "trailing": process.trailing,
     "uniform": process.uniform,
     "uniform_lambda": process.uniform_lambda,
@@ -165,11 +168,12 @@ OPERATORS = {
 }
 OF_NO_KIND = {
     "process": """
-        AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
-        decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
-        laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
-        posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
-        uniform_law unit wiring zero_snr
+        AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
+        check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring encode
+        flux_mu independent integer_law is_table laplace_betas linear_betas log_normal log_snr
+        logit_normal low_discrepancy own_time perturb posterior scaled_linear_betas scales sections
+        shift shifted sigmoid_betas strided_betas thousand time_of transition uniform_law unit
+        wiring zero_snr
     """,
     "samplers": """
         bits_per_dim ddib dequantise encode grid integrate log_likelihood renoise run sample tape
@@ -178,6 +182,7 @@ OF_NO_KIND = {
         fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
     """,
     "samplers": "grid integrate langevin ncsn_size renewal renoise run sample stay tape travel",
+    "samplers": "gits grid integrate named renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

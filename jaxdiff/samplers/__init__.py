@@ -14,6 +14,8 @@ from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
 from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
+from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.ito import ito
 from jaxdiff.samplers.loop import grid, renoise, run, travel
@@ -23,6 +25,7 @@ from jaxdiff.samplers.pndm import ipndm, plms, pndm
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
+from jaxdiff.samplers.names import named
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
@@ -86,6 +89,11 @@ __all__ = [
     "learned_range",
     "plms",
     "pndm",
+    "gits",
+    "grid",
+    "heun",
+    "integrate",
+    "named",
     "renoise",
     "restart",
     "langevin",

@@ -59,8 +59,9 @@ def sample(
       x [b, ...]; with `look`, also what it kept.
 
     Raises:
-      ValueError: if steps < 1, the grid does not decrease, not exactly one of shape, start and
-        image is given, strength is outside (0, 1], or the image is outside the model's range.
+      ValueError: if steps < 1, the grid does not decrease or leaves [t_clean, t_max], not exactly
+        one of shape, start and image is given, strength is outside (0, 1], or the image is outside
+        the model's range.
 
     >>> import jax
     >>> from jaxdiff import exact, process
@@ -73,7 +74,7 @@ def sample(
     _check_key(key)
     check_steps(steps)
     ts = times(denoise.process, steps) if callable(times) else times
-    check_grid(ts)
+    check_grid(ts, denoise.process)
     ts = ts[_skipped(ts.shape[0] - 1, strength) if image is not None else 0 :]
     like = jnp.zeros(shape) if shape is not None else start if start is not None else image
     keys = keys_for(key, jnp.arange(trees.size(like)) if ids is None else ids)
