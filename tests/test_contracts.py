@@ -107,7 +107,6 @@ SAMPLERS = {
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(),
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
-    "churn": samplers.churn()(samplers.euler()),
     "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
     "dpm_2": samplers.dpm_2(),
     "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
@@ -176,13 +175,10 @@ OF_NO_KIND = {
         wiring zero_snr
     """,
     "samplers": """
-        bits_per_dim ddib dequantise encode grid integrate log_likelihood renoise run sample tape
-        travel
-        dpm_adaptive fast_steps grid integrate renoise restart run sample tape travel
-        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
+        bits_per_dim ddib dequantise dpm_adaptive encode fast_steps fixed_large
+        fixed_small gits grid integrate langevin learned_range log_likelihood named
+        ncsn_size renewal renoise restart run sample stay tape travel
     """,
-    "samplers": "grid integrate langevin ncsn_size renewal renoise run sample stay tape travel",
-    "samplers": "gits grid integrate named renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

@@ -14,19 +14,16 @@ from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
 from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
-from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.ito import ito
-from jaxdiff.samplers.loop import grid, renoise, run, travel
-from jaxdiff.samplers.restart import restart
-from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
-from jaxdiff.samplers.pndm import ipndm, plms, pndm
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
-from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
 from jaxdiff.samplers.names import named
-from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
+from jaxdiff.samplers.pndm import ipndm, plms, pndm
+from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
+from jaxdiff.samplers.restart import restart
+from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.start import sample
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.samplers.variances import fixed_large, fixed_small, learned_range
@@ -49,13 +46,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
+    "annealed",
     "bits_per_dim",
     "checked",
     "churn",
-    "ddib",
-    "annealed",
-    "churn",
     "corrected",
+    "ddib",
     "ddim",
     "ddpm",
     "deis",
@@ -74,32 +70,25 @@ __all__ = [
     "er_sde",
     "euler",
     "fast_steps",
-    "grid",
-    "heun",
-    "integrate",
-    "log_likelihood",
     "fixed_large",
     "fixed_small",
+    "gits",
     "grid",
     "heun",
     "integrate",
     "ipndm",
     "ito",
+    "langevin",
     "lcm",
     "learned_range",
+    "log_likelihood",
+    "named",
+    "ncsn_size",
     "plms",
     "pndm",
-    "gits",
-    "grid",
-    "heun",
-    "integrate",
-    "named",
-    "renoise",
-    "restart",
-    "langevin",
-    "ncsn_size",
     "renewal",
     "renoise",
+    "restart",
     "reverse_diffusion",
     "run",
     "sa_solver",

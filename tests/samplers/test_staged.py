@@ -118,8 +118,10 @@ WITH_A_PAST = {
         lambda: samplers.er_sde(3, ratio, published=True), 2, 5,
     ),
 }  # fmt: skip
-SLOW = {"edm", "flow", "dpm_2", "dpmpp_3s halved", "dpmpp_2s 1/2", "dpmpp_sde 1/2", "dpm_2 1", "dpm_3 1",
-        "er_sde 1", "er_sde 2", "er_sde 3, the flow as published"}  # fmt: skip
+SLOW = {
+    "edm", "flow", "dpm_2", "dpmpp_3s halved", "dpmpp_2s 1/2", "dpmpp_sde 1/2", "dpm_2 1",
+    "dpm_3 1", "er_sde 1", "er_sde 2", "er_sde 3, the flow as published",
+}  # fmt: skip
 
 
 def some(table):
