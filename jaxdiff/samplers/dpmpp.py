@@ -114,8 +114,8 @@ def dpm_solver_m(
     Raises:
       ValueError: if order is not 1, 2 or 3, or eta is negative.
 
-    Lu et al. 2022, arXiv:2206.00927, algorithms 3 and 4, on the last values in the place of
-    stages; the SDE: arXiv:2211.01095, appendix A.
+    Lu et al. 2022, arXiv:2206.00927, on the last values in the place of stages; as an SDE:
+    arXiv:2211.01095.
 
     >>> import jax.numpy as jnp
     >>> dpm_solver_m(3).init(jnp.zeros((2, 3))).hist.past.known.tolist()

@@ -16,7 +16,7 @@ w_j is the sum of L_j's coefficients times the moments. The recurrences lose dig
 M_m is k m! phi_(m+1)(-k) or k e^-k m! phi_(m+1)(k), by the series of the highest phi and
 phi_m(x) = x phi_(m+1)(x) + 1/m! for the others.
 
-Hochbruck and Ostermann 2010, Acta Numerica 19, section 2.
+Hochbruck and Ostermann 2010, Acta Numerica 19.
 """
 
 from collections.abc import Callable
