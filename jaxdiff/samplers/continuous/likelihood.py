@@ -1,20 +1,20 @@
 """The exact log-likelihood of the probability flow, by the change of variables.
 
-Along the flow dx/dt = v(x, t) a density changes as d log p_t(x(t))/dt = -div v. With
+The clock is the angle a of (alpha, sigma): y = x/|(alpha, sigma)| = cos(a) x_0 + sin(a) eps. So
+every process is smooth up to both of its ends; by its own time a table of betas has a kink at each
+of its steps, where solvers of high order lose 1e-3 nats at any tolerance. The flow is
 
-    v = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) E[x_0 | x],
+    dy/da = (cos(a) y - E[x_0 | y]) / sin(a) = v,    d log q_a(y(a))/da = -div v,
 
-the first term's divergence, d sigma'/sigma, integrates to d log(sigma_T/sigma_e) without error, and
-from the clean end e to the noisy end T
+and the first term's divergence, d cos/sin, integrates without error. From the clean end e to the
+noisy end T, J the Jacobian of E[x_0 | y],
 
-    log p_e(x_e) = log p_T(x_T) + d log(sigma_T/sigma_e)
-                   + int_e^T (alpha' - alpha sigma'/sigma) tr (d E[x_0 | x]/dx) dt.
+    log q_e(y_e) = log q_T(y_T) + d log(sin_T/sin_e) - int_e^T tr(J)/sin da.
 
-Which number it is. x_e = alpha_e x, and d log alpha_e is added: what is returned is the density at
-x of x_e/alpha_e, which is the model's data blurred by N(0, (sigma_e/alpha_e)^2 I). It does not
-depend on the frame of the process. For a smooth density the blur costs O((sigma_e/alpha_e)^2);
-data of no density (points, bytes) have none without it. The last step of `integrate`,
-E[x_0 | x_e], is not part of it.
+Which number it is. y_e = cos_e x, and d log cos_e is added: what is returned is the density at x of
+y_e/cos_e, which is the model's data blurred by N(0, (sigma/alpha)^2 I) of the clean end. For a
+smooth density the blur costs O((sigma/alpha)^2); data of no density (points, bytes) have none
+without it. The last step of `integrate`, E[x_0 | x_e], is not part of it.
 
 Song et al. 2021, arXiv:2011.13456, eq. (39); Grathwohl et al. 2019, arXiv:1810.01367.
 """
@@ -29,9 +29,8 @@ from jaxtyping import Array, Float, Num
 
 from jaxdiff import trees
 from jaxdiff.canonical import canonical
-from jaxdiff.denoise import Denoiser
-from jaxdiff.process import scales
-from jaxdiff.process.gaussian import _derivative
+from jaxdiff.denoise import Denoiser, rebase
+from jaxdiff.process import Process, scales, trig_flow
 from jaxdiff.samplers.continuous.solve import (
     check,
     check_keys,
@@ -39,7 +38,6 @@ from jaxdiff.samplers.continuous.solve import (
     last,
     solve,
     stepping,
-    upward,
 )
 from jaxdiff.samplers.continuous.trace import Directions, Probe, basis, drawn, traced
 from jaxdiff.types import PyTree
@@ -65,8 +63,9 @@ def log_likelihood(
 ) -> Float[Array, " b"]:
     """log p(x) in nats, p the data of the model blurred by (sigma/alpha)(t_end).
 
-    log p(x) = log p_T(x_T) + d log(alpha_e sigma_T/sigma_e)
-               + int_e^T (alpha' - alpha sigma'/sigma) tr J dt,   J the Jacobian of the denoiser.
+    log p(x) = log p_T(x_T) + d log(alpha_e sigma_T/sigma_e) - int_e^T tr(J)/sin da,
+
+    a = atan(sigma/alpha), J the Jacobian of the denoiser for x/|(alpha, sigma)|.
 
     Without keys the trace is exact: d products with J at each evaluation. With keys it is
     Hutchinson's, with the same probes all along the path: log p is then without bias (but not p),
@@ -87,11 +86,11 @@ def log_likelihood(
         `jax.random.normal`, or any (key, shape, dtype) -> mean 0, variance 1.
       chunk: how many directions are differentiated at a time, >= 1.
       prior: x at t_start -> log-density [b] there, in nats.
-      solver: any Diffrax solver; Tsit5.
+      solver: any Diffrax solver; Tsit5. It walks the angle.
       controller: step-size controller; PID at 1e-6 unless `times` are given.
       times: decreasing times to step on, as in `integrate`; they are walked upwards.
       t_start: the noisy end, t_max by default.
-      t_end: the clean end, by default as in `integrate`.
+      t_end: the clean end, sigma > 0, by default as in `integrate`.
       adjoint: as in `integrate`.
       max_steps: bound on the number of steps.
       progress: a Diffrax progress meter.
@@ -113,21 +112,24 @@ def log_likelihood(
     check(denoise, solver)
     _check_counts(probes, chunk)
     high, low = ends(denoise, t_start, t_end, ode=True)
-    control = upward(stepping(controller, times, -high, -low, 1e-6))
+    control = stepping(controller, times, -high, -low, 1e-6)
     if keys is None:
         directions = basis(x, chunk)
     else:
         check_keys(keys, x)
         directions = drawn(keys, x, probes, probe, chunk)
-    alpha, _ = scales(denoise.process, low)
-    first = (trees.combine((alpha, x)), jnp.zeros(trees.size(x), jax.tree.leaves(x)[0].dtype))
+    angles = _angle(denoise.process, low), _angle(denoise.process, high)
+    first = (trees.combine((jnp.cos(angles[0]), x)), jnp.zeros_like(trees.dots(x, x)))
     solution = solve(
-        diffrax.ODETerm(_field(denoise, directions)), solver or diffrax.Tsit5(), (low, high),
-        first, control, adjoint=adjoint, max_steps=max_steps, progress=progress,
+        diffrax.ODETerm(_field(rebase(denoise, trig_flow()), directions)),
+        solver or diffrax.Tsit5(), angles, first, _by_angle(denoise.process, control, angles),
+        adjoint=adjoint, max_steps=max_steps, progress=progress,
     )  # fmt: skip
-    noisy, shrunk = last(solution)
-    end = _standard(noisy, scales(denoise.process, high)[1]) if prior is None else prior(noisy)
-    return end + shrunk + _scale(denoise, x, high, low)
+    alpha, sigma = scales(denoise.process, high)
+    y, shrunk = last(solution)
+    noisy = trees.combine((jnp.hypot(alpha, sigma), y))
+    end = _standard(noisy, sigma) if prior is None else prior(noisy)
+    return end + shrunk + _dimensions(x) * jnp.log(sigma / jnp.tan(angles[0]))
 
 
 def _check_counts(probes: int, chunk: int) -> None:
@@ -136,21 +138,29 @@ def _check_counts(probes: int, chunk: int) -> None:
             raise ValueError(f"{name}={value}: at least one direction")
 
 
-def _field(denoise: Denoiser, directions: Directions) -> Any:
-    """(x, l) -> (v, (alpha' - alpha sigma'/sigma) tr J)."""
-    process = denoise.process
+def _angle(process: Process, t: Array) -> Array:
+    alpha, sigma = scales(process, t)
+    return jnp.arctan2(sigma, alpha)
 
-    def field(x: PyTree, t: Array) -> tuple[PyTree, Array]:
-        (alpha, alpha_slope), (sigma, sigma_slope) = (
-            _derivative(fn, t) for fn in (process.alpha, process.sigma)
-        )
-        on_x = sigma_slope / sigma
-        on_x0 = alpha_slope - alpha * on_x
-        x0, trace = traced(lambda x: denoise(x, t).x0, x, directions)
-        return trees.combine((on_x, x), (on_x0, x0)), on_x0 * trace
+
+def _by_angle(process: Process, control: Any, span: tuple[Array, Array]) -> Any:
+    """The same steps from data to noise: given times turned round, and said as angles."""
+    if not isinstance(control, diffrax.StepTo):
+        return control
+    angles = _angle(process, -control.ts[::-1])
+    return diffrax.StepTo(angles.at[0].set(span[0]).at[-1].set(span[1]))
+
+
+def _field(denoise: Denoiser, directions: Directions) -> Any:
+    """(y, l) -> (cos y - x_0, -tr J)/sin: dy/da, and the part of its divergence that x_0 makes."""
+
+    def field(y: PyTree, angle: Array) -> tuple[PyTree, Array]:
+        x0, trace = traced(lambda y: denoise(y, angle).x0, y, directions)
+        sin = jnp.sin(angle)
+        return trees.combine((jnp.cos(angle) / sin, y), (-1 / sin, x0)), -trace / sin
 
     whole = canonical(field)
-    return lambda t, y, args: whole(y[0], t)
+    return lambda angle, state, args: whole(state[0], angle)
 
 
 def _dimensions(x: PyTree) -> int:
@@ -161,8 +171,3 @@ def _standard(x: PyTree, sigma: Array) -> Array:
     """log N(x; 0, sigma^2 I), [b]."""
     whole = _dimensions(x) * jnp.log(2 * jnp.pi * sigma**2)
     return -(trees.dots(x, x) / sigma**2 + whole) / 2
-
-
-def _scale(denoise: Denoiser, x: PyTree, high: Array, low: Array) -> Array:
-    (_, sigma_high), (alpha, sigma) = scales(denoise.process, high), scales(denoise.process, low)
-    return _dimensions(x) * (jnp.log(sigma_high / sigma) + jnp.log(alpha))
