@@ -73,7 +73,7 @@ def _terms(
 
 
 def _chain(process: Process, ts: Any, x: PyTree, levels: int | None) -> Array:
-    times = pr.uniform(process, 1000) if ts is None else ts
+    times: Any = pr.uniform(process, 1000) if ts is None else ts
     vlb.check_chain(process, times)
     if levels is not None:
         check_levels(x, levels)
@@ -136,16 +136,16 @@ def vlb_loss(
     """
     process = process or pr.from_betas(pr.linear_betas())
     wiring = wiring or pr.wiring(pr.eps)
-    ts = _chain(process, ts, batch.x, levels)
+    times = _chain(process, ts, batch.x, levels)
 
     def ask(x: PyTree, t: Array, cond: PyTree) -> tuple[PyTree, PyTree]:
         return predict(apply, params, process, wiring, x, t, cond)
 
-    asked = _asked(key, batch, ask, process, ts, resampler, draw, null, drop)
+    asked = _asked(key, batch, ask, process, times, resampler, draw, null, drop)
     p, v = halves(asked.both, batch.x) if v is None else (asked.both, v)
     x0 = _clean(process, wiring, asked, p)
-    term = _terms(asked, batch.x, x0, v, len(ts) - 1, levels)
-    loss = _prior(process, ts, batch.x) + (len(ts) - 1) * jnp.mean(asked.weight * term)
+    term = _terms(asked, batch.x, x0, v, len(times) - 1, levels)
+    loss = _prior(process, times, batch.x) + (len(times) - 1) * jnp.mean(asked.weight * term)
     return loss, _with_steps({"loss": loss}, resampler, asked, term)
 
 
@@ -191,19 +191,19 @@ def hybrid_loss(
     """
     process = process or pr.from_betas(pr.linear_betas())
     wiring = wiring or pr.wiring(pr.eps)
-    ts = _chain(process, ts, batch.x, levels)
+    times = _chain(process, ts, batch.x, levels)
 
     def ask(x: PyTree, t: Array, cond: PyTree) -> tuple[PyTree, PyTree]:
         return predict(apply, params, process, wiring, x, t, cond)
 
-    asked = _asked(key, batch, ask, process, ts, resampler, draw, null, drop)
+    asked = _asked(key, batch, ask, process, times, resampler, draw, null, drop)
     p, v = halves(asked.both, batch.x)
     x0 = jax.lax.stop_gradient(_clean(process, wiring, asked, p))
-    term = _terms(asked, batch.x, x0, v, len(ts) - 1, levels)
+    term = _terms(asked, batch.x, x0, v, len(times) - 1, levels)
     simple = jnp.mean(asked.weight * _simple(process, wiring, asked, batch.x, p))
-    bits = (len(ts) - 1) * jnp.mean(asked.weight * term)
+    bits = (len(times) - 1) * jnp.mean(asked.weight * term)
     loss = simple + number(lam) * bits
-    metrics = {"loss": loss, "simple": simple, "bits": bits + _prior(process, ts, batch.x)}
+    metrics = {"loss": loss, "simple": simple, "bits": bits + _prior(process, times, batch.x)}
     return loss, _with_steps(metrics, resampler, asked, term)
 
 

@@ -12,10 +12,9 @@ posterior's ("small") and the forward kernel's ("large"), whose logs differ in e
     log var = log small + D,    D = (1 + v)/2 log(large/small),    v = -1 small, v = 1 large,
     KL of an entry = 1/2 [D + e^-D - 1 + e^-D (SNR_s - SNR_t) (x - x_0)^2].
 
-The posterior of the last step has no variance; its small one is that of the step before. That
-suits tables of betas; on a grid that is fine in log-SNR to its end it is too small, and v = 1 (or
-learned) is right there, since x_0 has about the variance of the noise that is left.
-In the limit of many steps and v = -1 the sum is `likelihood_loss` times t_max - t_min.
+The posterior of the last step has no variance; its small one is that of the step before. This suits
+tables of betas; on a grid that is fine in log-SNR to its end it is too small: take v = 1 there, or
+learn it. In the limit of many steps sum_i L_i / d is `likelihood_loss` times t_max - t_min.
 
 Ho et al. 2020, arXiv:2006.11239, eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, eq. (15);
 Kingma et al. 2021, arXiv:2107.00630, eq. (13).

@@ -5,6 +5,7 @@ the papers say of expectations holds to rounding and no test of these is statist
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +189,7 @@ def test_finite_differences_of_a_gaussian_have_no_error():
 
     @jax.jit
     def both(h):
-        kinds = {"params": {}, "key": _KEY, "batch": batch, "step": h}
+        kinds: dict[str, Any] = {"params": {}, "key": _KEY, "batch": batch, "step": h}
         by_score, _ = losses.finite_difference_score_loss(score=gradient, **kinds)
         return by_score, losses.finite_difference_energy_loss(log_density=energy, **kinds)[0]
 
@@ -276,7 +277,7 @@ def test_a_network_as_a_score():
 
 # what all share
 
-LOSSES = {
+LOSSES: dict[str, Any] = {
     "denoising": functools.partial(losses.denoising_score_loss, score=linear, sigma=0.3),
     "sliced": functools.partial(losses.sliced_score_loss, score=linear, probes=3, reduced=False),
     "implicit": functools.partial(losses.implicit_score_loss, score=linear),

@@ -7,6 +7,7 @@ to rounding, and no test of these is statistical.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -227,7 +228,7 @@ def evenly(n, b):
 
 
 see = jax.jit(losses.observed)
-KINDS = dict(process=pr.vp_cosine(), wiring=pr.wiring(pr.x0))
+KINDS: dict[str, Any] = dict(process=pr.vp_cosine(), wiring=pr.wiring(pr.x0))
 TS = pr.uniform(pr.vp_cosine(), 8)
 IMAGE = (2 * jax.random.randint(_KEY, (1, 2, 2, 3), 0, 256) - 255) / 255
 
@@ -246,7 +247,7 @@ def compiled(loss, **kinds):
 def test_one_step_a_sample_is_the_whole_bound():
     """Eight rows of one image, each its own step: their mean is the sum over all steps."""
     batch = Batch(jnp.tile(IMAGE, (8, 1, 1, 1)))
-    kinds = KINDS | dict(ts=TS, draw=evenly(8, 8))
+    kinds: dict[str, Any] = KINDS | dict(ts=TS, draw=evenly(8, 8))
     loss, metrics = compiled(losses.vlb_loss, apply=constant, **kinds)({}, _KEY, batch)
     assert float(loss) == pytest.approx(float(constant_bound().bits[0]), rel=1e-5)
     assert set(metrics) == {"loss"}
@@ -284,8 +285,9 @@ def test_the_hybrid_trains_mean_and_variance_apart(prediction):
     params = {"mean": 0.3, "shift": 0.1, "v": 0.2, "shift_v": -0.4}
     params = {name: jnp.float32(value) for name, value in params.items()}
     x = (2 * jax.random.randint(_KEY, (16, 2, 2, 1), 0, 256) - 255) / 255
-    kinds = dict(apply=affine, process=pr.vp_cosine(t_min=0.01), wiring=pr.wiring(prediction))
-    kinds |= dict(ts=pr.uniform(kinds["process"], 8)[1:])
+    process = pr.vp_cosine(t_min=0.01)
+    kinds: dict[str, Any] = dict(apply=affine, process=process, wiring=pr.wiring(prediction))
+    kinds["ts"] = pr.uniform(process, 8)[1:]
     batch, lam = Batch(x), 0.25
 
     def slopes(loss):
@@ -321,7 +323,8 @@ def test_simple_is_ddpm():
 def test_zero_signal_has_finite_slopes():
     """From alpha = 0, with v: both losses, with respect to all that a network says."""
     params = {name: jnp.float32(0.1) for name in ("mean", "shift", "v", "shift_v")}
-    kinds = dict(apply=affine, ts=TS, draw=evenly(8, 8)) | KINDS | dict(wiring=pr.wiring(pr.v))
+    more: dict[str, Any] = dict(apply=affine, ts=TS, draw=evenly(8, 8), wiring=pr.wiring(pr.v))
+    kinds: dict[str, Any] = KINDS | more
 
     def total(params):
         each = (losses.vlb_loss, losses.hybrid_loss)
@@ -402,7 +405,7 @@ def test_drawn_steps_are_unbiased_and_vary_less():
     ],
 )
 def test_bad_data_and_chains(call, why):
-    kinds = dict(x=jnp.ones((1, 2)), ts=TS, levels=256) | call
+    kinds: dict[str, Any] = dict(x=jnp.ones((1, 2)), ts=TS, levels=256) | call
     x, ts = kinds.pop("x"), kinds.pop("ts")
     with pytest.raises(ValueError, match=why):
         losses.variational_bound(
@@ -424,10 +427,9 @@ def test_bad_networks_and_resamplers():
             traced(loss, apply=plain)
         with pytest.raises(ValueError, match="resampler of 9 steps for a chain of 8"):
             traced(loss, apply=constant, resampler=losses.resampler(9))
-    for kinds, why in (
-        (dict(n=0), "n=0"), (dict(n=3, history=0), "history=0"),
-        (dict(n=3, floor=0.0), "floor=0.0"), (dict(n=3, floor=1.5), "floor=1.5"),
-    ):  # fmt: skip
+    bad: Any = {"n=0": dict(n=0), "history=0": dict(n=3, history=0)}
+    bad |= {f"floor={floor}": dict(n=3, floor=floor) for floor in (0.0, 1.5)}
+    for why, kinds in bad.items():
         with pytest.raises(ValueError, match=why):
             losses.resampler(**kinds)
 
