@@ -100,6 +100,7 @@ Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "analytic": samplers.analytic(0.5, last=True, calm=0.1),
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
     "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
@@ -153,7 +154,10 @@ OF_NO_KIND = {
         posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
         uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate langevin ncsn_size renewal renoise run sample stay tape travel",
+    "samplers": """
+        analytic_variance grid integrate invert langevin ncsn_size noise_power npr_variance renewal
+        renoise run sample sn_variance stay tape travel
+    """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

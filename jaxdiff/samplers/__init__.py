@@ -3,11 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
+from jaxdiff.samplers.analytic import (
+    analytic,
+    analytic_variance,
+    noise_power,
+    npr_variance,
+    sn_variance,
+)
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
+from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
@@ -30,6 +38,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "adams",
     "after",
+    "analytic",
+    "analytic_variance",
     "annealed",
     "churn",
     "corrected",
@@ -43,13 +53,17 @@ __all__ = [
     "grid",
     "heun",
     "integrate",
+    "invert",
     "langevin",
     "ncsn_size",
+    "noise_power",
+    "npr_variance",
     "renewal",
     "renoise",
     "reverse_diffusion",
     "run",
     "sample",
+    "sn_variance",
     "stay",
     "tape",
     "through",
