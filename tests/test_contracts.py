@@ -98,8 +98,14 @@ def fix(now, proc, x, est):
 POOL = inverse.average_pool(2, SHAPE)
 Y = vector(1, B, 2, 2, 2)
 
+
+def level(x):
+    return jnp.zeros(len(jax.tree.leaves(x)[0]))
+
+
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "adjusted": samplers.adjusted(level)(samplers.ddpm()),
     "analytic": samplers.analytic(0.5, last=True, calm=0.1),
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
@@ -155,8 +161,8 @@ OF_NO_KIND = {
         uniform_law unit wiring zero_snr
     """,
     "samplers": """
-        analytic_variance grid integrate invert langevin ncsn_size noise_power npr_variance renewal
-        renoise run sample sn_variance stay tape travel
+        analytic_variance fibonacci_left grid integrate invert langevin linear_left ncsn_size
+        noise_power npr_variance renewal renoise run sample sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

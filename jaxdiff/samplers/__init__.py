@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
+from jaxdiff.samplers.adjusting import adjusted, fibonacci_left, linear_left
 from jaxdiff.samplers.analytic import (
     analytic,
     analytic_variance,
@@ -37,6 +38,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "adams",
+    "adjusted",
     "after",
     "analytic",
     "analytic_variance",
@@ -50,11 +52,13 @@ __all__ = [
     "dpmpp_2s",
     "dpmpp_3m",
     "euler",
+    "fibonacci_left",
     "grid",
     "heun",
     "integrate",
     "invert",
     "langevin",
+    "linear_left",
     "ncsn_size",
     "noise_power",
     "npr_variance",
