@@ -101,9 +101,17 @@ def fix(now, proc, x, est):
 POOL = inverse.average_pool(2, SHAPE)
 Y = vector(1, B, 2, 2, 2)
 
+
+def level(x):
+    return jnp.zeros(len(jax.tree.leaves(x)[0]))
+
+
 SAMPLERS = {
     "adams": samplers.adams(3),
     "checked": samplers.checked(samplers.heun()),
+    "adjusted": samplers.adjusted(level)(samplers.ddpm()),
+    "analytic": samplers.analytic(0.5, last=True, calm=0.1),
+    "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(),
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
@@ -178,6 +186,10 @@ OF_NO_KIND = {
         bits_per_dim ddib dequantise dpm_adaptive encode fast_steps fixed_large
         fixed_small gits grid integrate langevin learned_range log_likelihood named
         ncsn_size renewal renoise restart run sample stay tape travel
+    """,
+    "samplers": """
+        analytic_variance fibonacci_left grid integrate invert langevin linear_left ncsn_size
+        noise_power npr_variance renewal renoise run sample sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

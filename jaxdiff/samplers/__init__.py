@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Any
 from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.bits import bits_per_dim, dequantise
 from jaxdiff.samplers.checked import checked
+from jaxdiff.samplers.adjusting import adjusted, fibonacci_left, linear_left
+from jaxdiff.samplers.analytic import (
+    analytic,
+    analytic_variance,
+    noise_power,
+    npr_variance,
+    sn_variance,
+)
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.consistency import lcm, tcd
 from jaxdiff.samplers.corrections import after, through
@@ -17,6 +25,7 @@ from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.ito import ito
+from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.names import named
@@ -45,7 +54,10 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "adams",
+    "adjusted",
     "after",
+    "analytic",
+    "analytic_variance",
     "annealed",
     "bits_per_dim",
     "checked",
@@ -86,6 +98,16 @@ __all__ = [
     "ncsn_size",
     "plms",
     "pndm",
+    "fibonacci_left",
+    "grid",
+    "heun",
+    "integrate",
+    "invert",
+    "langevin",
+    "linear_left",
+    "ncsn_size",
+    "noise_power",
+    "npr_variance",
     "renewal",
     "renoise",
     "restart",
@@ -94,6 +116,7 @@ __all__ = [
     "sa_solver",
     "sample",
     "singlestep",
+    "sn_variance",
     "stay",
     "tape",
     "tcd",

@@ -11,6 +11,12 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.types import Estimate
 from tests.problems import PROCESSES, ends, keep_x, keys_of, passes, point, vector
 
+
+def level(x):
+    """Ever the same one: the steps are wrong, and yet nothing but data comes out."""
+    return jnp.zeros(len(x))
+
+
 SOLVERS = {
     "ddim 0": samplers.ddim(),
     "ddim 0.5": samplers.ddim(0.5),
@@ -18,6 +24,7 @@ SOLVERS = {
     "ddpm": samplers.ddpm(),
     "ddpm large": samplers.ddpm(samplers.fixed_large),
     "adams": samplers.adams(),
+    "adjusted": samplers.adjusted(level)(samplers.ddpm()),
     "annealed": samplers.annealed(samplers.langevin(0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(taper=0),
