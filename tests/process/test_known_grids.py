@@ -83,8 +83,12 @@ def watched(sampler):
     """(one step of a sampler, compiled; the times at which it asked its denoiser so far)."""
     found = []
 
+    def keep(bits):
+        found.append(np.asarray(bits, np.uint32).view(np.float64)[0])
+
     def answer(x, t, now):
-        jax.debug.callback(lambda t: found.append(float(t)), t)
+        # as bits: the callback's own thread may not know of double precision
+        jax.debug.callback(keep, jax.lax.bitcast_convert_type(t, jnp.uint32))
         return Estimate(jnp.zeros_like(x))
 
     @jax.jit
@@ -147,9 +151,19 @@ def _last(name, sigmas):
 
 
 def _staged(name, ts, sigmas, what):
-    """Two evaluations a step: what these lists repeat is where our solvers ask."""
+    """Two evaluations a step: what these lists repeat is where our solvers ask.
+
+    The stage of DPM2 lies half-way in log(sigma), and diffusers reads its time off a log-linear
+    curve, though it read the sigmas of the grid off a linear one.
+    """
+    process = table(pr.by_log_ratio)
+    if what == "timesteps" and name == "KDPM2Discrete":
+        same = pr.time_of(process, -2 * jnp.log(sigmas[:-1]))
+        found = asked(STAGED[name], process, np.append(same, -1.0))
+        found[::2] = ts[:-1]
+        return found
     if what == "timesteps":
-        return asked(STAGED[name], table(pr.by_log_ratio), ts)
+        return asked(STAGED[name], process, ts)
     ends = [0.0, 0.0] if name == "KDPM2Discrete" else []
     return np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:], ends])
 
