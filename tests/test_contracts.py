@@ -114,7 +114,6 @@ SAMPLERS = {
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(),
-    "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
     "dpm_2": samplers.dpm_2(),
     "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
@@ -183,13 +182,10 @@ OF_NO_KIND = {
         wiring zero_snr
     """,
     "samplers": """
-        bits_per_dim ddib dequantise dpm_adaptive encode fast_steps fixed_large
-        fixed_small gits grid integrate langevin learned_range log_likelihood named
-        ncsn_size renewal renoise restart run sample stay tape travel
-    """,
-    "samplers": """
-        analytic_variance fibonacci_left grid integrate invert langevin linear_left ncsn_size
-        noise_power npr_variance renewal renoise run sample sn_variance stay tape travel
+        analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode fast_steps
+        fibonacci_left fixed_large fixed_small gits grid integrate invert langevin
+        learned_range linear_left log_likelihood named ncsn_size noise_power
+        npr_variance renewal renoise restart run sample sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

@@ -3,8 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.samplers.adams import adams
-from jaxdiff.samplers.bits import bits_per_dim, dequantise
-from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.adjusting import adjusted, fibonacci_left, linear_left
 from jaxdiff.samplers.analytic import (
     analytic,
@@ -13,6 +11,8 @@ from jaxdiff.samplers.analytic import (
     npr_variance,
     sn_variance,
 )
+from jaxdiff.samplers.bits import bits_per_dim, dequantise
+from jaxdiff.samplers.checked import checked
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.consistency import lcm, tcd
 from jaxdiff.samplers.corrections import after, through
@@ -24,8 +24,8 @@ from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
 from jaxdiff.samplers.gits import gits
 from jaxdiff.samplers.heun import heun
-from jaxdiff.samplers.ito import ito
 from jaxdiff.samplers.inversion import invert
+from jaxdiff.samplers.ito import ito
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.names import named
@@ -82,32 +82,27 @@ __all__ = [
     "er_sde",
     "euler",
     "fast_steps",
+    "fibonacci_left",
     "fixed_large",
     "fixed_small",
     "gits",
     "grid",
     "heun",
     "integrate",
+    "invert",
     "ipndm",
     "ito",
     "langevin",
     "lcm",
     "learned_range",
+    "linear_left",
     "log_likelihood",
     "named",
     "ncsn_size",
-    "plms",
-    "pndm",
-    "fibonacci_left",
-    "grid",
-    "heun",
-    "integrate",
-    "invert",
-    "langevin",
-    "linear_left",
-    "ncsn_size",
     "noise_power",
     "npr_variance",
+    "plms",
+    "pndm",
     "renewal",
     "renoise",
     "restart",
