@@ -80,4 +80,4 @@ def _common(leg: Leg, middle: Leg, eta: Array) -> Array:
     """c, the correlation of the noises of the stage and of the step."""
     gone_m, gone_s = (1 - (to.ratio * jnp.exp(leg.level)) ** 2 for to in (middle, leg))
     after = 1 - eta**2 * (1 - (leg.ratio / middle.ratio) ** 2)
-    return jnp.sqrt(after * gone_m / gone_s)
+    return jnp.sqrt(jnp.minimum(after * gone_m / gone_s, 1.0))  # 1 may come as 1 + a rounding error
