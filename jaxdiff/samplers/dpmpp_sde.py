@@ -29,8 +29,8 @@ def dpmpp_sde(eta: Scalar = 1.0, *, r: Scalar = 0.5, paired: bool = True) -> Sam
     Args:
       eta: in [0, 1]; 0 is deterministic, 1 the reverse SDE.
       r: in (0, 1), where the stage lies in log(alpha/sigma).
-      paired: let the noise of the step contain that of its stage, as one Brownian motion has it;
-        else both are independent.
+      paired: let the noise of the step contain that of its stage, as one Brownian motion has it:
+        weak order 2. With independent noises it is of weak order 1, no better than `ddim(1.0)`.
 
     Raises:
       ValueError: if eta is not in [0, 1], or r not in (0, 1).
