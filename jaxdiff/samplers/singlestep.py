@@ -37,7 +37,9 @@ def singlestep(
 ) -> Sampler:
     """DPM-Solver++ (or DPM-Solver) in single steps of the orders that are asked for.
 
-    A step of order k takes k evaluations, the one to clean data takes one.
+    A step of order k takes k evaluations, the one to clean data takes one. Order 3 is reached with
+    r2 = 2/3 alone (and any r1); with another r2 it is 2. Ancestral steps keep the law of the
+    process to the order of the solver, but what they keep of x is the reverse SDE's to order 1.
 
     Args:
       order: 1, 2 or 3; or one for each step of the grid, and 1 for all that follow.
@@ -136,7 +138,7 @@ def dpm_3(eta: Scalar = 0.0, *, r1: Scalar = 1 / 3, r2: Scalar = 2 / 3) -> Sampl
     Args:
       eta: in [0, 1]; a Python 0 draws no noise at all, 1 is ancestral.
       r1: in (0, 1), where the first stage lies.
-      r2: in (0, 1), where the second does.
+      r2: in (0, 1), where the second does; the order is 3 at 2/3, else 2.
 
     Lu et al. 2022, arXiv:2206.00927, algorithm 2.
 
@@ -167,7 +169,7 @@ def dpmpp_3s(eta: Scalar = 0.0, *, r1: Scalar = 1 / 3, r2: Scalar = 2 / 3) -> Sa
     Args:
       eta: in [0, 1]; a Python 0 draws no noise at all, 1 is ancestral.
       r1: in (0, 1), where the first stage lies.
-      r2: in (0, 1), where the second does.
+      r2: in (0, 1), where the second does; the order is 3 at 2/3, else 2.
 
     Lu et al. 2022, arXiv:2211.01095: algorithm 2 of arXiv:2206.00927, for x_0.
 

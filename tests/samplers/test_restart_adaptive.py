@@ -56,7 +56,7 @@ def test_a_restart_keeps_the_law_and_forgets_errors(name):
     ts = process.time_of(proc, -2 * jnp.log(jnp.array([4.0, 1.5, low, 0.2])))
 
     def law(repeat):
-        rows = samplers.restart(ts, proc, [(low, high, 3, repeat)] if repeat else [])
+        rows = samplers.restart(ts, proc, [(low, high, 3, repeat)])
 
         def end(x, z):
             return samplers.run(Tape({RENOISE: z}), denoise, exact_flow(dist), rows, x)[0, 0]
@@ -67,11 +67,10 @@ def test_a_restart_keeps_the_law_and_forgets_errors(name):
 
     (begun_at, begun_by), (at, by) = process.scales(proc, ts[0]), process.scales(proc, ts[-1])
     begun, ended = (a**2 * variance + v**2 for a, v in ((begun_at, begun_by), (at, by)))
-    found = [jax.jit(law, static_argnums=0)(repeat) for repeat in (0, 1, 3)]
+    kept, drawn = jax.jit(law, static_argnums=0)(3)
     shrunk = np.sqrt((variance + low**2) / (variance + high**2))  # of x/alpha
-    for (kept, drawn), repeat in zip(found, (0, 1, 3), strict=True):
-        assert kept == pytest.approx(float(found[0][0]) * shrunk**repeat, rel=1e-9)
-        assert kept**2 * begun + drawn == pytest.approx(float(ended), rel=1e-9)
+    assert kept == pytest.approx(np.sqrt(ended / begun) * shrunk**3, rel=1e-9)
+    assert kept**2 * begun + drawn == pytest.approx(float(ended), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["flow", slow("zero_table")])
@@ -83,7 +82,7 @@ def test_restarts_leave_no_noise(name):
     @jax.jit
     def walks():
         draw = functools.partial(samplers.sample, jax.random.key(0), point(target, proc), start=x)
-        return [draw(samplers.dpmpp_2m(), steps=n, rows=again) for n in (1, 2, 7)]
+        return [draw(samplers.dpmpp_2m(), steps=n, rows=again) for n in (1, 7)]
 
     for found in walks():
         assert jnp.max(jnp.abs(found - target[None])) < 1e-4
@@ -122,7 +121,8 @@ def test_adaptive_takes_the_steps_of_k_diffusion():
 
 
 @pytest.mark.parametrize(
-    "name, order", [("edm", 2), ("zero_table", 3), slow("edm", 3), slow("flow", 2), slow("flow", 3)]
+    "name, order",
+    [("zero_table", 3), slow("edm", 2), slow("edm", 3), slow("flow", 2), slow("flow", 3)],
 )
 def test_adaptive_ends_where_the_flow_ends(name, order):
     """From alpha = 0 too; and a sample does not see its batch."""
@@ -133,12 +133,12 @@ def test_adaptive_ends_where_the_flow_ends(name, order):
     def walk(x):
         return samplers.dpm_adaptive(denoise, x, order=order, rtol=1e-3, atol=1e-3)
 
-    found, alone = walk(x), walk(x[1:2])
+    found, again = walk(x), walk(x.at[0].multiply(2.0))
     assert jnp.all(found.done) and jnp.all(found.rejected < found.evaluations)
     truth = flow_map(dist, proc, x, proc.t_max, proc.t_clean)
     assert jnp.max(jnp.abs(found.x - truth)) < 2e-2
-    assert jnp.allclose(alone.x[0], found.x[1], atol=1e-5)
-    assert alone.evaluations[0] == found.evaluations[1]
+    assert jnp.all(again.x[1:] == found.x[1:]) and jnp.all(again.x[0] != found.x[0])
+    assert jnp.all(again.evaluations[1:] == found.evaluations[1:])
 
 
 def test_adaptive_draws_noise_and_keeps_the_law():
@@ -157,7 +157,7 @@ def test_adaptive_draws_noise_and_keeps_the_law():
 
 def test_adaptive_that_does_not_arrive_says_so():
     denoise = exact.denoiser(gaussian(2), process.edm())
-    found = samplers.dpm_adaptive(denoise, 80 * vector(1, 2, 2), limit=2)
+    found = jax.jit(lambda x: samplers.dpm_adaptive(denoise, x, limit=2))(80 * vector(1, 2, 2))
     assert not jnp.any(found.done) and found.evaluations.tolist() == [7, 7]
     for bad, match in (({"order": 1}, "order=1"), ({"limit": 0}, "limit=0")):
         with pytest.raises(ValueError, match=match):
