@@ -72,7 +72,8 @@ def analytic(eta: Scalar = 1.0, *, last: bool = False, calm: Scalar | None = Non
         k = sigma_s * jnp.sqrt((1 - number(eta) ** 2) + number(eta) ** 2 * share)
         c = alpha_s - k * alpha / sigma
         ones = jax.tree.map(jnp.ones_like, state.x)
-        std = jax.tree.map(jnp.sqrt, combine((lam2, ones), (c**2, est.var)))
+        var = combine((lam2, ones), (c**2, est.var))
+        std = jax.tree.map(lambda leaf: jnp.sqrt(jnp.maximum(leaf, 0.0)), var)
         if calm is not None:
             most = number(calm) * math.sqrt(math.pi / 2)  # of a deviation s, E|s z| = s sqrt(2/pi)
             most = jnp.where(now.i == now.n - 2, most, jnp.inf)

@@ -101,6 +101,8 @@ def test_samples_of_points_are_points():
             "plms",
             "pndm",
         ):  # they continue the slope to sigma = 0 and takes no estimate as it is
+        # adams continues the slope to sigma = 0; adjusted asks at a level that is not that of x
+        if label in ("adams", "adjusted"):
             continue
         away = jnp.linalg.norm(found[0][:, None] - dist.points[None], axis=-1)
         assert jnp.max(jnp.min(away, axis=1)) < 1e-4, label
