@@ -58,7 +58,13 @@ def check(path: pathlib.Path = HERE / "peers.npz", only: str = "*") -> bool:
     for group, runs in sorted(groups.items()):
         worst = max(run.apart for run in runs)
         reason = next((run.fault for run in runs if not run.equal and run.fault), None)
-        said = f"fault of the peer: {reason}" if reason else "" if all(run.equal for run in runs) else "DIFFERS"
+        said = (
+            f"fault of the peer: {reason}"
+            if reason
+            else ""
+            if all(run.equal for run in runs)
+            else "DIFFERS"
+        )
         print(f"| {group} | {len(runs)} | {worst:.1e} | {said} |")
     equal = sum(run.equal for run in seen.values())
     faults = sum(not run.equal and run.fault is not None for run in seen.values())
