@@ -98,6 +98,9 @@ def fix(now, proc, x, est):
 POOL = inverse.average_pool(2, SHAPE)
 Y = vector(1, B, 2, 2, 2)
 
+EVERYWHERE = samplers.Statistics(
+    jnp.array([-3.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array([-0.4, 0.1]), jnp.array([0.3, -0.2])
+)
 SAMPLERS = {
     "adams": samplers.adams(3),
     "churn": samplers.churn()(samplers.euler()),
@@ -107,6 +110,7 @@ SAMPLERS = {
     "ddpm": samplers.ddpm(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
+    "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
     "ipndm": samplers.ipndm(),
@@ -157,7 +161,8 @@ OF_NO_KIND = {
         uniform_law unit wiring zero_snr
     """,
     "samplers": """
-        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
+        Statistics fixed_large fixed_small grid integrate learned_range model_statistics renoise
+        run sample tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

@@ -7,6 +7,7 @@ from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.consistency import lcm, tcd
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
+from jaxdiff.samplers.dpm_v3 import dpm_solver_v3
 from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.ito import ito
@@ -14,6 +15,7 @@ from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.pndm import ipndm, plms, pndm
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
+from jaxdiff.samplers.statistics import Statistics, model_statistics
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.samplers.variances import fixed_large, fixed_small, learned_range
 from jaxdiff.trees import tape
@@ -31,6 +33,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Statistics",
     "adams",
     "after",
     "churn",
@@ -39,6 +42,7 @@ __all__ = [
     "deis",
     "dpm_2",
     "dpm_solver_m",
+    "dpm_solver_v3",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
@@ -52,6 +56,7 @@ __all__ = [
     "ito",
     "lcm",
     "learned_range",
+    "model_statistics",
     "plms",
     "pndm",
     "renoise",

@@ -11,6 +11,9 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.types import Estimate
 from tests.problems import PROCESSES, ends, keep_x, keys_of, passes, point, vector
 
+EVERYWHERE = samplers.Statistics(
+    jnp.array([-3.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array([-0.4, 0.1]), jnp.array([0.3, -0.2])
+)
 SOLVERS = {
     "ddim 0": samplers.ddim(),
     "ddim 0.5": samplers.ddim(0.5),
@@ -23,6 +26,7 @@ SOLVERS = {
     "dpmpp_2s": samplers.dpmpp_2s(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
+    "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "heun": samplers.heun(),
     "heun 1": samplers.heun(1.0),
     "ipndm": samplers.ipndm(),
