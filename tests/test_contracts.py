@@ -106,6 +106,9 @@ def level(x):
     return jnp.zeros(len(jax.tree.leaves(x)[0]))
 
 
+EVERYWHERE = samplers.Statistics(
+    jnp.array([-3.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array([-0.4, 0.1]), jnp.array([0.3, -0.2])
+)
 SAMPLERS = {
     "adams": samplers.adams(3),
     "checked": samplers.checked(samplers.heun()),
@@ -128,6 +131,7 @@ SAMPLERS = {
     "ddpm": samplers.ddpm(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
+    "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
     "sa_solver": samplers.sa_solver(),
@@ -186,6 +190,8 @@ OF_NO_KIND = {
         fibonacci_left fixed_large fixed_small gits grid integrate invert langevin
         learned_range linear_left log_likelihood named ncsn_size noise_power
         npr_variance renewal renoise restart run sample sn_variance stay tape travel
+        Statistics fixed_large fixed_small grid integrate learned_range model_statistics renoise
+        run sample tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",

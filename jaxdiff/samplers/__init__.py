@@ -19,6 +19,7 @@ from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
 from jaxdiff.samplers.dpm_adaptive import dpm_adaptive
 from jaxdiff.samplers.dpm_fast import dpm_fast, fast_steps
+from jaxdiff.samplers.dpm_v3 import dpm_solver_v3
 from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.dpmpp_sde import dpmpp_sde
 from jaxdiff.samplers.er_sde import er_sde
@@ -34,6 +35,7 @@ from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
 from jaxdiff.samplers.restart import restart
 from jaxdiff.samplers.singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s, singlestep
 from jaxdiff.samplers.start import sample
+from jaxdiff.samplers.statistics import Statistics, model_statistics
 from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.samplers.variances import fixed_large, fixed_small, learned_range
 from jaxdiff.trees import tape
@@ -53,6 +55,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Statistics",
     "adams",
     "adjusted",
     "after",
@@ -73,6 +76,7 @@ __all__ = [
     "dpm_adaptive",
     "dpm_fast",
     "dpm_solver_m",
+    "dpm_solver_v3",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
@@ -101,6 +105,7 @@ __all__ = [
     "ncsn_size",
     "noise_power",
     "npr_variance",
+    "model_statistics",
     "plms",
     "pndm",
     "renewal",

@@ -17,6 +17,9 @@ def level(x):
     return jnp.zeros(len(x))
 
 
+EVERYWHERE = samplers.Statistics(
+    jnp.array([-3.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array([-0.4, 0.1]), jnp.array([0.3, -0.2])
+)
 SOLVERS = {
     "ddim 0": samplers.ddim(),
     "ddim 0.5": samplers.ddim(0.5),
@@ -38,6 +41,7 @@ SOLVERS = {
     "er_sde": samplers.er_sde(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
+    "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "heun": samplers.heun(),
     "heun 1": samplers.heun(1.0),
     "sa_solver 1": samplers.sa_solver(),
