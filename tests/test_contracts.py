@@ -186,12 +186,11 @@ OF_NO_KIND = {
         wiring zero_snr
     """,
     "samplers": """
-        analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode fast_steps
-        fibonacci_left fixed_large fixed_small gits grid integrate invert langevin
-        learned_range linear_left log_likelihood named ncsn_size noise_power
-        npr_variance renewal renoise restart run sample sn_variance stay tape travel
-        Statistics fixed_large fixed_small grid integrate learned_range model_statistics renoise
-        run sample tape travel
+        Statistics analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode
+        fast_steps fibonacci_left fixed_large fixed_small gits grid integrate invert
+        langevin learned_range linear_left log_likelihood model_statistics named
+        ncsn_size noise_power npr_variance renewal renoise restart run sample
+        sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
