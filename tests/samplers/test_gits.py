@@ -12,12 +12,12 @@ from jaxdiff.samplers.gits import _best, _costs, _walk
 from tests.problems import flow_map, gaussian, keys_of, mixture, tree_denoiser, vector
 
 
-@pytest.mark.parametrize("gamma", [0.8, 1.0, 1.15])
+@pytest.mark.parametrize("gamma", [0.8, 1.15])
 def test_no_choice_is_cheaper(gamma):
     """All walks of n of 9 steps, with costs that obey no rule."""
     costs = np.random.default_rng(0).uniform(size=(9, 10))
     costs[np.tril_indices(9)] = np.inf
-    for n in range(1, 10):
+    for n in (1, 2, 4, 7, 9):
         walks = [(0, *middle, 9) for middle in itertools.combinations(range(1, 9), n - 1)]
         price = [
             sum(gamma**k * costs[i, j] for k, (i, j) in enumerate(itertools.pairwise(walk)))
@@ -53,12 +53,13 @@ def test_costs_are_what_an_euler_step_misses():
 PAIRS = jnp.array([0, 0, 2, 5]), jnp.array([1, 6, 4, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_process_does_not_count():
     """The same levels of noise, the same samples: the same choice, from alpha = 0 too."""
     edm = process.edm(0.02, 150.0)
     levels, found = process.karras(edm, 14), []
-    choose = jax.jit(lambda *a: samplers.gits(*a, 5))
+    choose = jax.jit(lambda *a: samplers.gits(*a, 5, teacher=samplers.euler()))
     for proc in (edm, process.rectified_flow(), process.from_betas(process.linear_betas())):
         lam = process.log_snr(edm, levels[1:-1])
         ts = jnp.concatenate([proc.t_max[None], process.time_of(proc, lam), proc.t_clean[None]])
