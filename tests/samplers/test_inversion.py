@@ -19,7 +19,7 @@ def there_and_back(denoise, x, ts, **options):
 
 
 @x64
-@pytest.mark.parametrize("name", ["edm", "flow", "zero_table"])
+@pytest.mark.parametrize("name", [pytest.param("edm", marks=pytest.mark.slow), "zero_table"])
 def test_the_inverse_is_exact(name):
     """Of the whole grid, its step to clean data included; from alpha = 0 too."""
     proc = PROCESSES[name]()
