@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdiff import exact, process, samplers
-from jaxdiff.denoise import rebase
 from jaxdiff.samplers import bits_per_dim, dequantise, log_likelihood
 from jaxdiff.samplers.continuous.solve import ends
 from jaxdiff.samplers.continuous.trace import basis, drawn, traced
@@ -71,7 +70,7 @@ def test_the_default_prior_is_that_of_the_samplers():
 
 FLOW = process.rectified_flow()
 COARSE = jnp.linspace(1.0, 0.01, 6)
-FEW = functools.partial(log_likelihood, times=COARSE, t_end=0.01, solver=diffrax.Heun())
+FEW = functools.partial(log_likelihood, times=COARSE, t_end=0.01, solver=diffrax.Euler())
 
 
 def test_hutchinson_has_no_bias():
@@ -81,7 +80,7 @@ def test_hutchinson_has_no_bias():
 
     @jax.jit
     def all_ways(x):
-        ways = [(1, jax.random.rademacher), (1, jax.random.normal), (5, jax.random.normal)]
+        ways = [(1, jax.random.rademacher), (4, jax.random.rademacher)]
         found = [FEW(denoise, x, keys=keys_of(400), probes=n, probe=p, chunk=2) for n, p in ways]
         return FEW(denoise, x[:1], chunk=2), found, FEW(denoise, x[7:8], keys=keys_of(400)[7:8])
 
@@ -90,16 +89,21 @@ def test_hutchinson_has_no_bias():
     for nats in found:
         assert nats.std() > 1e-3
         assert jnp.abs(nats.mean() - truth) < 4 * nats.std() / 20
-    assert found[0].std() < found[1].std()
-    assert 0.8 < found[2].std() * 5**0.5 / found[1].std() < 1.2
+    assert 0.8 < found[1].std() * 2 / found[0].std() < 1.2
 
 
 @pytest.mark.slow
-def test_rademacher_probes_are_exact_for_a_diagonal():
+def test_rademacher_probes_are_exact_for_a_diagonal_and_normal_ones_are_not():
     denoise = exact.denoiser(exact.gaussian(vector(0, 4), jnp.diag(jnp.arange(1.0, 5.0))), FLOW)
     x = vector(1, 3, 4)
-    once, all_of_it = jax.jit(lambda x: (FEW(denoise, x, keys=keys_of(3)), FEW(denoise, x)))(x)
-    assert jnp.max(jnp.abs(once - all_of_it)) < 1e-4
+
+    @jax.jit
+    def all_ways(x):
+        normal = FEW(denoise, x, keys=keys_of(3), probe=jax.random.normal)
+        return FEW(denoise, x), FEW(denoise, x, keys=keys_of(3)), normal
+
+    truth, once, normal = all_ways(x)
+    assert jnp.max(jnp.abs(once - truth)) < 1e-4 < 1e-2 < jnp.max(jnp.abs(normal - truth))
 
 
 def twisted(x):
@@ -168,15 +172,6 @@ def test_its_gradient_is_the_score():
     found = jax.jit(jax.grad(lambda x: log_likelihood(flow, x).sum()))(x)
     truth = jax.grad(lambda x: blurred(dist, FLOW, x)[0].sum())(x)
     assert jnp.max(jnp.abs(found - truth)) < 1e-2 * jnp.max(jnp.abs(truth))
-
-
-@pytest.mark.slow
-def test_the_frame_does_not_matter():
-    dist, edm = mixture(), PROCESSES["edm"]()
-    x = exact.draw(jax.random.key(2), dist, 4)
-    there, back = exact.denoiser(dist, FLOW), rebase(exact.denoiser(dist, edm), FLOW)
-    one, two = jax.jit(lambda x: (log_likelihood(there, x), log_likelihood(back, x)))(x)
-    assert jnp.max(jnp.abs(one - two)) < 0.05  # beyond edm's 80 its denoiser is that at 80
 
 
 @only_cpu

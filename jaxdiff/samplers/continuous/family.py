@@ -81,8 +81,9 @@ def integrate(
     An adaptive step size is shared by the batch, and is that of the sample which needs the
     smallest: samples agree across batch sizes to the tolerance only. Implicit solvers (Kvaerno5)
     solve for the whole batch at once; by default with a dense Jacobian of (b d)^2 numbers. For more
-    than a few hundred give a root finder without matrices, e.g. `diffrax.VeryChord(rtol=1e-4,
-    atol=1e-5, linear_solver=lineax.GMRES(rtol=1e-5, atol=1e-6))`.
+    than a few hundred give a root finder without matrices, e.g. `optimistix.Newton(rtol=1e-5,
+    atol=1e-6, linear_solver=lineax.GMRES(rtol=1e-6, atol=1e-7))`; the chord methods keep their
+    Jacobian and need it dense.
 
     Args:
       denoise: the Denoiser; guides that need steps raise GridOnly.
@@ -118,13 +119,14 @@ def integrate(
     _check_eta(eta, keys)
     ode = keys is None
     check(denoise, solver)
+    if not ode:
+        check_keys(keys, x)
     high, low = ends(denoise, t_start, t_end, ode)
     control = stepping(controller, times, -high, -low, 1e-5 if ode else None)
     if ode:
         solver = solver or diffrax.Tsit5()
         terms: Any = diffrax.ODETerm(_flow(denoise))
     else:
-        check_keys(keys, x)
         solver = solver or diffrax.ShARK()
         path = brownian(keys, x, -high, -low, solver, times is None)
         terms = _noisy(denoise, _spread(1.0 if eta is None else eta), path)
