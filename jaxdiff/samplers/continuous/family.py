@@ -66,20 +66,24 @@ def integrate(
     dx = (f x - (g^2 + s^2)/2 score) dt + s dw,  s = eta g.
 
     The adjoint. The default checkpoints recursively: gradients with respect to x and the parameters
-    are exact for the steps taken, in O(sqrt(steps)) memory, and a call that nobody differentiates
-    runs the bare loop: as fast as any other adjoint, which is why it is the default for sampling
-    too. Give `diffrax.ForwardMode()` for `jax.jvp`, which it does not take.
+    are exact for the steps taken, in memory that grows like the root of their number. Where nobody
+    differentiates, it runs the same loop as any other adjoint: there is nothing to gain by another.
+    For `jax.jvp`, which it does not take, give `diffrax.ForwardMode()`.
 
     The path. On given `times` each increment is drawn afresh, per sample: exact, and the cheapest
     there is. Without `times` Brownian motion is a virtual tree, correct for steps that are refused
-    and several times as dear; in single precision it wants a narrow range of t, so `rebase` a
-    denoiser of edm (t up to 80) to a rectified flow.
+    and an order of magnitude dearer; in single precision it wants a narrow range of t, so `rebase`
+    a denoiser of edm (t up to 80) to a rectified flow.
+
+    The clock is the process's. A table of betas has a kink at each of its times, which costs
+    solvers their order and leaves errors of about 1e-3: `rebase` to `trig_flow` is smooth.
 
     An adaptive step size is shared by the batch, and is that of the sample which needs the
     smallest: samples agree across batch sizes to the tolerance only. Implicit solvers (Kvaerno5)
     solve for the whole batch at once; by default with a dense Jacobian of (b d)^2 numbers. For more
-    than a few hundred give a root finder without matrices, e.g. `diffrax.VeryChord(rtol=1e-4,
-    atol=1e-5, linear_solver=lineax.GMRES(rtol=1e-5, atol=1e-6))`.
+    than a few hundred give a root finder without matrices, e.g. `optimistix.Newton(rtol=1e-5,
+    atol=1e-6, linear_solver=lineax.GMRES(rtol=1e-6, atol=1e-7))`; the chord methods keep their
+    Jacobian and need it dense.
 
     Args:
       denoise: the Denoiser; guides that need steps raise GridOnly.
@@ -115,13 +119,14 @@ def integrate(
     _check_eta(eta, keys)
     ode = keys is None
     check(denoise, solver)
+    if not ode:
+        check_keys(keys, x)
     high, low = ends(denoise, t_start, t_end, ode)
     control = stepping(controller, times, -high, -low, 1e-5 if ode else None)
     if ode:
         solver = solver or diffrax.Tsit5()
         terms: Any = diffrax.ODETerm(_flow(denoise))
     else:
-        check_keys(keys, x)
         solver = solver or diffrax.ShARK()
         path = brownian(keys, x, -high, -low, solver, times is None)
         terms = _noisy(denoise, _spread(1.0 if eta is None else eta), path)

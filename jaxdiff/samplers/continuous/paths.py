@@ -2,7 +2,7 @@
 
 The increments over disjoint intervals are independent, N(0, dt), and some solvers also want the
 space-time area H = (1/dt) int (W_s - s/dt W_dt) ds ~ N(0, dt/12), independent of the increment.
-On steps that are known beforehand both are drawn afresh a step: that is exact, and costs two
+On steps that are known beforehand both are drawn afresh each step: that is exact, and costs two
 normal numbers. Where a step may be refused and repeated in parts, the parts have to agree with the
 whole: only a virtual tree does that, which costs about 17 levels of bridges an evaluation.
 
