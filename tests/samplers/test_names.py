@@ -29,28 +29,11 @@ TYPED = """
     dpm++ 2m karras|DPM++2M-Karras|DPMPP_2M_KARRAS| Euler  A |DDIM trailing|DDIM leading|Heun Lu
 """
 NAMES = [name for line in TYPED.strip().splitlines() for name in line.strip().split("|")]
-LATER = {  # written elsewhere: until they are here, these names say so by an AttributeError
-    "UniPC", "uni_pc_bh2", "UniPCMultistepScheduler", "DEIS", "DEISMultistepScheduler",
-    "SA-Solver", "ER-SDE", "PLMS", "PNDM", "iPNDM", "LCM", "TCD", "DPM++ SDE", "DPM-Solver",
-    "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler",
-    "DDPM fixed_large", "DDPM learned_range",
-}  # fmt: skip
-
-
-def made(row):
-    """The sampler of a row, or None where what it calls is not here yet."""
-    if _spellings(row.names)[0] not in LATER:
-        return row.make(samplers)
-    try:
-        return row.make(samplers)
-    except (AttributeError, TypeError):
-        return None
 
 
 @pytest.mark.parametrize("row", SAMPLERS, ids=lambda row: row.names)
 def test_every_row_makes_a_sampler(row):
-    found = made(row)
-    assert isinstance(found, Sampler) or (found is None and _spellings(row.names)[0] in LATER)
+    assert isinstance(row.make(samplers), Sampler)
     assert _key(row.schedule) in _grids()
 
 
@@ -59,9 +42,8 @@ def test_what_people_type_is_known(name):
     key = _key(name)
     found = [a for a in _rows() if key.startswith(a) and key[len(a) :] in {"", *_grids()}]
     assert found
-    if made(_rows()[max(found, key=len)]) is not None:
-        sampler, times = samplers.named(name)
-        assert isinstance(sampler, Sampler) and callable(times)
+    sampler, times = samplers.named(name)
+    assert isinstance(sampler, Sampler) and callable(times)
 
 
 def test_no_two_rows_share_a_spelling():
