@@ -67,6 +67,7 @@ GRIDS = {
     "linspace": process.linspace,
     "polyexponential": process.polyexponential,
     "quadratic": process.quadratic,
+    "root_flow": process.root_flow,
     "trailing": process.trailing,
     "uniform": process.uniform,
     "uniform_lambda": process.uniform_lambda,
@@ -100,6 +101,7 @@ Y = vector(1, B, 2, 2, 2)
 
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "adams_moulton": samplers.adams_moulton(),
     "churn": samplers.churn()(samplers.euler()),
     "dpm_2": samplers.dpm_2(),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
@@ -147,8 +149,8 @@ OF_NO_KIND = {
         AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
         decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
         laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
-        posterior scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of transition
-        uniform_law unit wiring zero_snr
+        posterior root_place scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of
+        transition uniform_law unit wiring zero_snr
     """,
     "samplers": "grid integrate renoise run sample tape travel",
     "guidance": "Guide tweedie_gain cfg interval mix",
