@@ -6,12 +6,13 @@ from jaxdiff.samplers.adams import adams
 from jaxdiff.samplers.churn import churn
 from jaxdiff.samplers.corrections import after, through
 from jaxdiff.samplers.ddim import ddim, ddpm, euler
-from jaxdiff.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from jaxdiff.samplers.dpmpp import dpm_solver_m, dpmpp_2m, dpmpp_3m
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.loop import grid, renoise, run, travel
 from jaxdiff.samplers.moulton import adams_moulton
 from jaxdiff.samplers.singlestep import dpm_2, dpmpp_2s
 from jaxdiff.samplers.start import sample
+from jaxdiff.samplers.unipc import deis, sa_solver, unipc
 from jaxdiff.trees import tape
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ __all__ = [
     "churn",
     "ddim",
     "ddpm",
+    "deis",
     "dpm_2",
+    "dpm_solver_m",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
@@ -43,8 +46,10 @@ __all__ = [
     "integrate",
     "renoise",
     "run",
+    "sa_solver",
     "sample",
     "tape",
     "through",
     "travel",
+    "unipc",
 ]

@@ -1,4 +1,4 @@
-"""DPM-Solver++ multistep, of second and third order, deterministic or not: one evaluation a step.
+"""DPM-Solver and DPM-Solver++, multistep, deterministic or not: one evaluation a step.
 
 With l = log(alpha/sigma), h = l_s - l_t, k = (1 + eta) h, and D(l) the estimates of x_0,
 
@@ -9,120 +9,124 @@ D is continued through the last two or three estimates, as phi_1 D + phi_2 slope
 
     phi_1 = 1 - e^-k,   phi_2 = 1 - phi_1/k,   phi_3 = 2 phi_2/k - 1.
 
-The first step, and the last one to sigma = 0 (where h is infinite), take D constant.
+The first step, and the last one to sigma = 0 (where h is infinite), take D constant. DPM-Solver
+does the same with eps and the growing weights e^(h-u); see `multistep` for both.
 
-Lu et al. 2022, arXiv:2211.01095, algorithm 2 and appendix B.
+Lu et al. 2022, arXiv:2206.00927, and arXiv:2211.01095, algorithm 2 and appendix B.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdiff import trees
-from jaxdiff.denoise import Denoiser
-from jaxdiff.process import log_snr, scales
-from jaxdiff.samplers.past import Past, empty, remember
-from jaxdiff.trees import combine, fold, normal
-from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
+from jaxdiff.samplers.multistep import Method, midpoint, multistep, rate
+from jaxdiff.types import Sampler, Scalar
+
+_halved = midpoint
 
 
-def dpmpp_2m(eta: float | Array = 0.0, *, midpoint: bool = True) -> Sampler:
+def dpmpp_2m(
+    eta: float | Array = 0.0,
+    *,
+    midpoint: bool = True,
+    taper: Scalar = 0,
+    euler_final: bool = False,
+) -> Sampler:
     """DPM-Solver++ (2M); with eta = 1 SDE-DPM-Solver++ (2M), known as DPM++ 2M SDE.
 
     Args:
       eta: >= 0; a Python 0 draws no noise at all, 1 is the reverse SDE.
       midpoint: weigh the slope of D by phi_1/2, as published; else by its integral phi_2 ("heun").
+      taper: with fewer steps than this (the authors: 15) the last one is of order 1.
+      euler_final: the last step is of order 1, however many there are.
+
+    Raises:
+      ValueError: if eta is negative.
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 2 and eq. (18).
 
-    >>> dpmpp_2m().init(jnp.zeros((2, 3))).hist.known.tolist()
+    >>> dpmpp_2m().init(jnp.zeros((2, 3))).hist.past.known.tolist()
     [0, 0]
     """
-    return _multistep(2, eta, _midpoint if midpoint else _integrals)
+    slope = _halved if midpoint else None
+    return multistep(Method(2, slope=slope, taper=taper, euler_final=euler_final), rate(eta, "eta"))
 
 
-def dpmpp_3m(eta: float | Array = 0.0, *, published: bool = False) -> Sampler:
+def dpmpp_3m(
+    eta: float | Array = 0.0,
+    *,
+    published: bool = False,
+    midpoint: bool = False,
+    taper: Scalar = 0,
+    euler_final: bool = False,
+) -> Sampler:
     """DPM-Solver++ (3M); with eta = 1 known as DPM++ 3M SDE.
 
     Args:
       eta: >= 0; a Python 0 draws no noise at all, 1 is the reverse SDE.
       published: weigh the bend of D as the authors' code, diffusers and k-diffusion do, by half of
         its integral: their numbers, at second order. By default the whole: third order.
+      midpoint: weigh the slope in the second step by phi_1/2, as diffusers does; else by phi_2.
+      taper: with fewer steps than this (the authors: 15) the last two are of order 2 and 1.
+      euler_final: the last step is of order 1, however many there are.
+
+    Raises:
+      ValueError: if eta is negative.
 
     Lu et al. 2022, arXiv:2211.01095, appendix B; as a stochastic sampler by K. Crowson.
 
-    >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.values)
+    >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.past.values)
     2
     """
-    return _multistep(3, eta, _half_bend if published else _integrals)
+    method = Method(
+        3,
+        slope=_halved if midpoint else None,
+        bend=0.5 if published else 1.0,
+        taper=taper,
+        euler_final=euler_final,
+    )
+    return multistep(method, rate(eta, "eta"))
 
 
-def _integrals(k: Array) -> tuple[Array, Array]:
-    """phi_2 and phi_3 for finite k."""
-    phi_2 = 1 + jnp.expm1(-k) / k
-    return phi_2, 2 * phi_2 / k - 1
+def dpm_solver_m(
+    order: int = 2,
+    eta: float | Array = 0.0,
+    *,
+    midpoint: bool = True,
+    published: bool = False,
+    taper: Scalar = 0,
+    euler_final: bool = False,
+) -> Sampler:
+    """DPM-Solver multistep, of order 1 to 3: eps continued; with eta = 1 SDE-DPM-Solver.
 
+    x_s = (alpha_s/alpha_t) x_t - (1 + eta) sigma_s int_0^h e^(h-u) eps du
+          + sqrt(eta) sigma_s sqrt(e^(2h) - 1) z.
 
-def _midpoint(k: Array) -> tuple[Array, Array]:
-    return -0.5 * jnp.expm1(-k), jnp.zeros_like(k)
+    Args:
+      order: values of eps, 1 (DDIM), 2 or 3.
+      eta: >= 0; a Python 0 draws no noise at all, 1 is the reverse SDE. The noise that a step
+        adds exceeds sigma_s and has to be taken away by the next: prefer `dpmpp_2m` for eta > 0.
+      midpoint: weigh the slope, where two values are used, by half of the weight of eps; else by
+        its integral ("heun").
+      published: weigh the bend by half of its integral, as diffusers does: second order.
+      taper: with fewer steps than this (the authors: 15) the last ones are of order ..., 2, 1.
+      euler_final: the last step is of order 1, however many there are.
 
+    Raises:
+      ValueError: if order is not 1, 2 or 3, or eta is negative.
 
-def _half_bend(k: Array) -> tuple[Array, Array]:
-    phi_2, phi_3 = _integrals(k)
-    return phi_2, 0.5 * phi_3
+    Lu et al. 2022, arXiv:2206.00927, algorithms 3 and 4, on the last values in the place of
+    stages; the SDE: arXiv:2211.01095, appendix A.
 
-
-def _multistep(order: int, eta: float | Array, phis: Callable[..., tuple[Array, Array]]) -> Sampler:
-    still = isinstance(eta, int | float) and eta == 0
-    if isinstance(eta, int | float) and eta < 0:
-        raise ValueError(f"eta={eta}: 0 is deterministic, 1 the reverse SDE; give eta >= 0")
-
-    def init(x: PyTree) -> State:
-        return State(x, empty(x, order - 1))
-
-    def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        process, past, b = denoise.process, state.hist, trees.size(state.x)
-        est = denoise(state.x, now.t, now)
-        (_, sigma_t), (alpha_s, sigma_s) = scales(process, now.t), scales(process, now.s)
-        level = jnp.broadcast_to(log_snr(process, now.t) / 2, (b,))
-        h = jnp.broadcast_to(log_snr(process, now.s) / 2, (b,)) - level
-        lost = number(eta) * jnp.minimum(h, 1e3)  # e^-1000 is 0, and 0 times infinity is not
-        terms = _towards(est.x0, level, h, h + lost, past, phis)
-        terms = [(alpha_s * weight, x0) for weight, x0 in terms]
-        terms.append(((sigma_s / sigma_t) * jnp.exp(-lost), state.x))
-        if not still:
-            z = normal(fold(now.key, SOLVER), state.x)
-            terms.append((sigma_s * jnp.sqrt(-jnp.expm1(-2 * lost)), z))
-        return State(combine(*terms), remember(past, est.x0, level)), est
-
-    return Sampler(init, step)
-
-
-def _towards(
-    x0: PyTree, level: Array, h: Array, k: Array, past: Past, phis: Callable[..., Any]
-) -> list[tuple[Array, PyTree]]:
-    """Weights of the estimates in int_0^k e^(u-k) D du, times [b]: of this one, then of the past.
-
-    With r_0, r_1 the last steps over this one and d_0, d_1 the divided differences of D, the slope
-    is d_0 + (d_0 - d_1) r_0/(r_0 + r_1), and the bend (d_0 - d_1)/(r_0 + r_1).
+    >>> dpm_solver_m(3).init(jnp.zeros((2, 3))).hist.past.known.tolist()
+    [0, 0]
     """
-    finite = jnp.isfinite(h)
-    phi_1 = -jnp.expm1(-k)
-    phi_2, phi_3 = (jnp.where(finite, phi, 0.0) for phi in phis(jnp.where(finite, k, 1.0)))
-    one, r_0 = _ratio(level, past.places[0], h, finite & (past.known > 0))
-    slope = jnp.where(one, phi_2 / r_0, 0.0)
-    if len(past.values) == 1:
-        return [(phi_1 + slope, x0), (-slope, past.values[0])]
-    two, r_1 = _ratio(past.places[0], past.places[1], h, one & (past.known > 1))
-    bend = jnp.where(two, (phi_2 * r_0 - phi_3) / (r_0 + r_1), 0.0)  # of d_0 - d_1
-    on_0, on_1 = slope + bend / r_0, -bend / r_1
-    return [(phi_1 + on_0, x0), (on_1 - on_0, past.values[0]), (-on_1, past.values[1])]
-
-
-def _ratio(newer: Array, older: Array, h: Array, known: Array) -> tuple[Array, Array]:
-    """Whether there is a step before, and its length over h (1 where there is none)."""
-    before = newer - older
-    usable = known & jnp.isfinite(before)
-    return usable, jnp.where(usable, before / jnp.where(usable, h, 1.0), 1.0)
+    if order not in (1, 2, 3):
+        raise ValueError(f"order={order}: give one of (1, 2, 3)")
+    method = Method(
+        order,
+        slope=_halved if midpoint else None,
+        bend=0.5 if published else 1.0,
+        by_noise=True,
+        taper=taper,
+        euler_final=euler_final,
+    )
+    return multistep(method, rate(eta, "eta"))
