@@ -18,7 +18,9 @@ the next evaluation is there, correct: repeat the step that led to it, now with 
     theta = 1 / (1 + (d/kappa)^M),
 
 d the root mean square, per sample, of the change of E[eps | x_t] since the last evaluation: large
-steps are made at low order, small ones at high order, without a switch.
+steps are made at low order, small ones at high order, without a switch. A step to sigma = 0 that is
+longer than the one before, because the network is not asked below t_min, is predicted with theta
+times the square of their ratio: a polynomial is not continued far beyond its slopes.
 """
 
 import functools
@@ -94,9 +96,11 @@ def adams_moulton(
         slope = combine((1.0, eps), (-1 / s, est.x0))
         theta = _theta(eps, before, number(kappa), number(power))
         taus, slopes = (here.tau, *past.places), (slope, *past.values)
-        known, falls = past.known, [theta**m for m in range(order)]
-        ahead = _weights(taus, known, here.tau, there.tau, falls, c / s)
-        again = _weights(taus, known, taus[-1 if order == 1 else 1], here.tau, [1, *falls], c / s)
+        known, last = past.known, taus[-1 if order == 1 else 1]
+        bold, falls = theta * _calm(here, there, last), [theta**m for m in range(order)]
+        ahead = [bold**m for m in range(order)]
+        ahead = _weights(taus, known, here.tau, there.tau, ahead, c / s)
+        again = _weights(taus, known, last, here.tau, [1, *falls], c / s)
         again = [jnp.where(known > 0, weight, 0.0) for weight in (jnp.full_like(theta, -1), *again)]
         # what others did to x since then stays: only the difference of the two increments is added
         y = combine((1 / here.scale, state.x), *zip(again, (made, *slopes), strict=True))
@@ -127,6 +131,12 @@ def _theta(eps: PyTree, before: PyTree, kappa: Array, power: Array) -> Array:
     change = combine((1.0, eps), (-1.0, before))
     numbers = sum(leaf.size for leaf in jax.tree.leaves(change)) / trees.size(change)
     return 1 / (1 + (trees.dots(change, change) / (numbers * kappa**2)) ** (power / 2))
+
+
+def _calm(here: _Point, there: _Point, last: Array) -> Array:
+    """(length of the last step over that of the next)^2, at most 1, on a step to sigma = 0; [b]."""
+    ratio = (last - here.tau) / (here.tau - there.tau)
+    return jnp.where(there.tau == 0, jnp.minimum(ratio, 1.0) ** 2, 1.0)
 
 
 def _weights(

@@ -136,6 +136,16 @@ def test_what_a_correction_did_stays():
     assert jnp.max(jnp.abs(found - truth)) < 0.05 * jnp.max(jnp.abs(truth - plain))
 
 
+@x64
+def test_a_long_last_step_is_not_extrapolated():
+    """Fine steps to t_min, one to sigma = 0: what is left is the estimate at t_min."""
+    proc, dist = process.edm(0.1, 20.0), gaussian()
+    denoise, x, ts = exact.denoiser(dist, proc), 20.0 * vector(1, 4, 3), process.root_flow(proc, 80)
+    found = jax.jit(walk, static_argnums=1)(denoise, samplers.adams_moulton(), ts, x)
+    truth = denoise(flow_map(dist, proc, x, ts[0], ts[-2]), ts[-2]).x0
+    assert jnp.max(jnp.abs(found - truth)) < 1e-3
+
+
 def test_numbers_are_arguments():
     traces = []
     denoise = exact.denoiser(gaussian(2), process.edm())
