@@ -111,6 +111,12 @@ SAMPLERS = {
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
+    "ipndm": samplers.ipndm(),
+    "ito": samplers.ito(),
+    "lcm": samplers.lcm(),
+    "plms": samplers.plms(),
+    "pndm": samplers.pndm(),
+    "tcd": samplers.tcd(0.3),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }
@@ -152,7 +158,9 @@ OF_NO_KIND = {
         posterior root_place scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of
         transition uniform_law unit wiring zero_snr
     """,
-    "samplers": "grid integrate renoise run sample tape travel",
+    "samplers": """
+        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
+    """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """

@@ -13,12 +13,14 @@ Song et al. 2020, arXiv:2010.02502, eq. (12) and (16); Ho et al. 2020, arXiv:200
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser
-from jaxdiff.process import posterior, scales, transition
-from jaxdiff.trees import combine, fold, normal
+from jaxdiff.process import posterior, scales
+from jaxdiff.samplers.variances import Variance, fixed_small
+from jaxdiff.trees import combine, fold, normal, where
 from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
 
 
@@ -69,25 +71,30 @@ def euler() -> Sampler:
     return ddim(0.0)
 
 
-def ddpm(*, large: bool = False) -> Sampler:
-    """Ancestral sampling: x_s ~ q(x_s | x_t, x_0 = E[x_0 | x_t]).
+def ddpm(variance: Variance = fixed_small) -> Sampler:
+    """Ancestral sampling: x_s = E[x_s | x_t, x_0] + sqrt(variance) z with x_0 = E[x_0 | x_t].
+
+    The last step, to clean data, draws nothing.
 
     Args:
-      large: use the forward variance of the step ("fixed large", beta_t) in place of the
-        posterior's ("fixed small"). The last step to clean data draws nothing.
+      variance: `fixed_small`, `fixed_large`, `learned_range`, or any function
+        (process, now, estimate) -> variance of x_s: (), [b], or a tree like x.
 
-    Ho et al. 2020, arXiv:2006.11239, algorithm 2 and section 3.2.
+    Ho et al. 2020, arXiv:2006.11239, algorithm 2 and section 3.2; Nichol & Dhariwal 2021,
+    arXiv:2102.09672, section 3.1.
+
+    >>> from jaxdiff.samplers import learned_range
+    >>> ddpm(learned_range).init(jnp.zeros((2, 3))).x.shape
+    (2, 3)
     """
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
         est = denoise(state.x, now.t, now)
         bridge = posterior(denoise.process, now.s, now.t)
-        var = bridge.var
-        if large:
-            _, sigma = scales(denoise.process, now.s)
-            var = jnp.where(sigma == 0, 0.0, transition(denoise.process, now.s, now.t).var)
-        z = normal(fold(now.key, SOLVER), state.x)
-        terms = (bridge.on_x0, est.x0), (bridge.on_xt, state.x), (jnp.sqrt(var), z)
-        return State(combine(*terms)), est
+        _, sigma = scales(denoise.process, now.s)
+        std = jax.tree.map(jnp.sqrt, variance(denoise.process, now, est))
+        noise = combine((std, normal(fold(now.key, SOLVER), state.x)))
+        drawn = where(sigma > 0, noise, jax.tree.map(jnp.zeros_like, noise))
+        return State(combine((bridge.on_x0, est.x0), (bridge.on_xt, state.x), (1.0, drawn))), est
 
     return Sampler(_plain, step)

@@ -12,12 +12,13 @@ B = 1500
 STEPS = 80
 SOLVERS = {
     "ddpm": samplers.ddpm(),
-    "ddpm large": samplers.ddpm(large=True),
+    "ddpm large": samplers.ddpm(samplers.fixed_large),
     "ddim 1": samplers.ddim(1.0),
     "dpmpp_2m 1": samplers.dpmpp_2m(1.0),
     "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
     "dpmpp_2s 1": samplers.dpmpp_2s(1.0),
     "dpm_2 1": samplers.dpm_2(1.0),
+    "ito 1": samplers.ito(),
     "churn": samplers.churn(40.0, noise=1.0)(samplers.heun()),
     "dpmpp_2m 0.5": samplers.dpmpp_2m(0.5, midpoint=False),
 }
