@@ -70,6 +70,7 @@ GRIDS = {
     "quadratic": process.quadratic,
     "simple": process.simple,
     "stretched": process.stretched(10.0, process.linspace),
+    "root_flow": process.root_flow,
     "trailing": process.trailing,
     "uniform": process.uniform,
     "uniform_lambda": process.uniform_lambda,
@@ -115,6 +116,7 @@ SAMPLERS = {
     "adjusted": samplers.adjusted(level)(samplers.ddpm()),
     "analytic": samplers.analytic(0.5, last=True, calm=0.1),
     "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
+    "adams_moulton": samplers.adams_moulton(),
     "churn": samplers.churn()(samplers.euler()),
     "deis": samplers.deis(),
     "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
@@ -184,6 +186,11 @@ OF_NO_KIND = {
         logit_normal low_discrepancy own_time perturb posterior scaled_linear_betas scales sections
         shift shifted sigmoid_betas strided_betas thousand time_of transition uniform_law unit
         wiring zero_snr
+        AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
+        decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
+        laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
+        posterior root_place scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of
+        transition uniform_law unit wiring zero_snr
     """,
     "samplers": """
         Statistics analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode

@@ -47,6 +47,7 @@ from jaxdiff.process.predictions import (
     velocity,
     x0,
 )
+from jaxdiff.process.root_flow import root_flow, root_place
 from jaxdiff.process.schedules import (
     edm,
     rectified_flow,
@@ -135,6 +136,8 @@ __all__ = [
     "posterior",
     "quadratic",
     "rectified_flow",
+    "root_flow",
+    "root_place",
     "scaled_linear_betas",
     "scales",
     "score",
