@@ -29,8 +29,8 @@ from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.ito import ito
 from jaxdiff.samplers.langevin import annealed, langevin, ncsn_size, renewal, stay
 from jaxdiff.samplers.loop import grid, renoise, run, travel
-from jaxdiff.samplers.names import named
 from jaxdiff.samplers.moulton import adams_moulton
+from jaxdiff.samplers.names import named
 from jaxdiff.samplers.pndm import ipndm, plms, pndm
 from jaxdiff.samplers.predictor_corrector import corrected, reverse_diffusion
 from jaxdiff.samplers.restart import restart
@@ -58,8 +58,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Statistics",
     "adams",
-    "adjusted",
     "adams_moulton",
+    "adjusted",
     "after",
     "analytic",
     "analytic_variance",

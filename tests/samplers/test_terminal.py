@@ -103,14 +103,7 @@ def test_samples_of_points_are_points():
     # asks at a level that is not that of x.
     elsewhere = ("adams", "adjusted", "ipndm", "plms", "pndm")
     for label, found in last_points(exact.denoiser(dist, proc), x, grids).items():
-        if label in elsewhere:
-        if label.startswith("adams"):  # these continue the slope and take no estimate as it is
-        if label in (
-            "adams",
-            "ipndm",
-            "plms",
-            "pndm",
-        ):  # they continue the slope to sigma = 0 and takes no estimate as it is
+        if label.startswith(elsewhere):
             continue
         away = jnp.linalg.norm(found[0][:, None] - dist.points[None], axis=-1)
         assert jnp.max(jnp.min(away, axis=1)) < 1e-4, label
