@@ -104,7 +104,9 @@ EVERYWHERE = samplers.Statistics(
 SAMPLERS = {
     "adams": samplers.adams(3),
     "churn": samplers.churn()(samplers.euler()),
+    "deis": samplers.deis(),
     "dpm_2": samplers.dpm_2(),
+    "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
@@ -119,6 +121,8 @@ SAMPLERS = {
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
+    "sa_solver": samplers.sa_solver(),
+    "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }

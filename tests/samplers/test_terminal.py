@@ -22,7 +22,9 @@ SOLVERS = {
     "ddpm large": samplers.ddpm(samplers.fixed_large),
     "adams": samplers.adams(),
     "churn": samplers.churn()(samplers.euler()),
+    "deis": samplers.deis(taper=0),
     "dpm_2 1": samplers.dpm_2(1.0),
+    "dpm_solver_m 1": samplers.dpm_solver_m(2, 1.0),
     "dpmpp_2s": samplers.dpmpp_2s(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m 1": samplers.dpmpp_3m(1.0),
@@ -35,6 +37,9 @@ SOLVERS = {
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
+    "sa_solver 1": samplers.sa_solver(),
+    "unipc bh1": samplers.unipc(bh1=True),
+    "unipc in eps": samplers.unipc(3, by_noise=True, taper=0),
 }
 CONTINUED = ("adams", "ipndm", "plms", "pndm")  # these take no last estimate as it is
 TARGET = jnp.array([0.7, -0.4])
