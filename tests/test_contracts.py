@@ -136,8 +136,6 @@ SAMPLERS = {
     "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
-    "sa_solver": samplers.sa_solver(),
-    "unipc": samplers.unipc(),
     "ipndm": samplers.ipndm(),
     "ito": samplers.ito(),
     "lcm": samplers.lcm(),
@@ -145,6 +143,8 @@ SAMPLERS = {
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
     "reverse_diffusion": samplers.reverse_diffusion(),
+    "sa_solver": samplers.sa_solver(),
+    "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }

@@ -35,10 +35,11 @@ from jaxdiff.types import Estimate, Now, PyTree, Sampler, State
 
 
 class _Held(NamedTuple):
-    """f at the last places, and x/alpha at the last one."""
+    """f at the last places, x/alpha at the last one, and the x that its step led to."""
 
     past: Past
     y: PyTree
+    led: PyTree
 
 
 class _Here(NamedTuple):
@@ -79,7 +80,8 @@ def dpm_solver_v3(statistics: Statistics, order: int = 3, *, correct: bool = Tru
         raise ValueError(f"statistics at {statistics.level.shape[0]} level: give two or more")
 
     def init(x: PyTree) -> State:
-        return State(x, _Held(empty(x, order), jax.tree.map(jnp.zeros_like, x)))
+        none = jax.tree.map(jnp.zeros_like, x)
+        return State(x, _Held(empty(x, order), none, none))
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
         _one_time(now.s)
@@ -90,7 +92,8 @@ def dpm_solver_v3(statistics: Statistics, order: int = 3, *, correct: bool = Tru
         before = _usable(past)
         if correct:
             again = jnp.where(alpha > 0, before, 0)
-            here = here._replace(y=_corrected(statistics, here, state.hist, again, order))
+            y = _corrected(statistics, here, state.hist, alpha, again, order)
+            here = here._replace(y=y)
 
         def onwards() -> PyTree:
             places = [here.level, *(p[0] for p in past.places[: order - 1])]
@@ -100,7 +103,7 @@ def dpm_solver_v3(statistics: Statistics, order: int = 3, *, correct: bool = Tru
         straight = combine((alpha_s, here.x0), (sigma_s, here.eps))
         x = jax.lax.cond((alpha > 0) & (sigma_s > 0), onwards, lambda: straight)
         level = jnp.broadcast_to(log_snr(denoise.process, now.t) / 2, (trees.size(state.x),))
-        return State(x, _Held(remember(past, here.f, level), here.y)), est
+        return State(x, _Held(remember(past, here.f, level), here.y, x)), est
 
     return Sampler(init, step)
 
@@ -146,13 +149,19 @@ def _usable(past: Past) -> Array:
     return sum((k.astype(int) for k in known), jnp.zeros((), int))
 
 
-def _corrected(s: Statistics, here: _Here, held: _Held, before: Array, order: int) -> PyTree:
-    """y now, by the step that led here, with what is known here as one value more."""
+def _corrected(
+    s: Statistics, here: _Here, held: _Held, alpha: Array, before: Array, order: int
+) -> PyTree:
+    """y now, by the step that led here, with what is known here as one value more.
+
+    Only the change is applied: what others did to x since that step stays.
+    """
     places = [held.past.places[0][0], here.level, *(p[0] for p in held.past.places[1:order])]
     values = [held.past.values[0], here.f, *held.past.values[1:order]]
 
     def again() -> PyTree:
-        return _advance(s, places, values, before + 1, here.level, held.y)
+        better = _advance(s, places, values, before + 1, here.level, held.y)
+        return combine((1.0, here.y), (1.0, better), (-1 / alpha, held.led))
 
     return jax.lax.cond(before > 0, again, lambda: here.y)
 

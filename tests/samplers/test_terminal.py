@@ -45,9 +45,6 @@ SOLVERS = {
     "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "heun": samplers.heun(),
     "heun 1": samplers.heun(1.0),
-    "sa_solver 1": samplers.sa_solver(),
-    "unipc bh1": samplers.unipc(bh1=True),
-    "unipc in eps": samplers.unipc(3, by_noise=True, taper=0),
     "ipndm": samplers.ipndm(),
     "ito": samplers.ito(),
     "lcm": samplers.lcm(),
@@ -55,6 +52,9 @@ SOLVERS = {
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
     "reverse_diffusion": samplers.reverse_diffusion(),
+    "sa_solver 1": samplers.sa_solver(),
+    "unipc bh1": samplers.unipc(bh1=True),
+    "unipc in eps": samplers.unipc(3, by_noise=True, taper=0),
 }
 CONTINUED = ("adams", "ipndm", "plms", "pndm")  # these take no last estimate as it is
 TARGET = jnp.array([0.7, -0.4])
