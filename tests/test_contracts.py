@@ -189,8 +189,8 @@ OF_NO_KIND = {
         AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
         decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
         laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
-        posterior root_place scaled_linear_betas scales shift shifted sigmoid_betas thousand time_of
-        transition uniform_law unit wiring zero_snr
+        posterior Root root root_place scaled_linear_betas scales shift shifted sigmoid_betas
+        thousand time_of transition uniform_law unit wiring zero_snr
     """,
     "samplers": """
         Statistics analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode

@@ -47,7 +47,7 @@ from jaxdiff.process.predictions import (
     velocity,
     x0,
 )
-from jaxdiff.process.root_flow import root_flow, root_place
+from jaxdiff.process.root_flow import Root, root, root_flow, root_place
 from jaxdiff.process.schedules import (
     edm,
     rectified_flow,
@@ -96,6 +96,7 @@ __all__ = [
     "Posterior",
     "Prediction",
     "Process",
+    "Root",
     "Wiring",
     "align_your_steps",
     "beta",
@@ -136,6 +137,7 @@ __all__ = [
     "posterior",
     "quadratic",
     "rectified_flow",
+    "root",
     "root_flow",
     "root_place",
     "scaled_linear_betas",

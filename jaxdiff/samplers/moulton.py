@@ -7,7 +7,7 @@ In the frame of a flow whose data are S wide,
 
 F is continued as a polynomial not in v but in the place tau of `root_flow`, where even steps suit
 it, and integrated exactly against dv. With Newton's divided differences through tau_0, tau_1, ...
-(newest first) and v = C tau^2 / (C tau^2 + S (1 - tau)),
+(newest first) and v = C tau^2 / (C tau^2 + S (1 - tau) (1 - b tau)),
 
     int_a^b F dv = sum_m theta_m F[tau_0 .. tau_m] int_a^b (tau - tau_0)..(tau - tau_(m-1)) v' dtau.
 
@@ -34,8 +34,7 @@ from jaxtyping import Array
 
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser
-from jaxdiff.process import root_place, scales
-from jaxdiff.process.root_flow import CURVATURE, check_std
+from jaxdiff.process import Root, root, root_place, scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.samplers.past import Past, empty, remember
 from jaxdiff.trees import combine
@@ -55,6 +54,13 @@ class Course(NamedTuple):
     made: PyTree
 
 
+class _Frame(NamedTuple):
+    """C, b and S."""
+
+    root: Root
+    s: Array
+
+
 class _Point(NamedTuple):
     """S alpha + sigma, and tau, at a time; each [b]."""
 
@@ -63,44 +69,53 @@ class _Point(NamedTuple):
 
 
 def adams_moulton(
-    order: int = 4, *, std: Scalar = 0.7, kappa: Scalar = 0.535, power: Scalar = 4.0
+    order: int = 4,
+    *,
+    std: Scalar = 0.7,
+    bend: Scalar = 0.8,
+    kappa: Scalar = 0.535,
+    power: Scalar = 4.0,
 ) -> Sampler:
     """Adams-Moulton predictor-corrector of order 1 to 4 with a limiter, for the probability flow.
 
-    One evaluation a step. Made for the grid `root_flow` of the same `std`; any other will do.
+    One evaluation a step. Made for the grid `root_flow` of the same `std` and `bend`; any other
+    will do.
 
     Args:
       order: largest number of slopes in a polynomial, 1 (Euler) to 4.
       std: standard deviation of the data (that of pixels in [-1, 1] is 0.5 to 0.8).
+      bend: in [0, 1], b; 0 suits exact denoisers, 0.8 networks.
       kappa: > 0, the change of the noise from step to step at which the order falls; infinite: no
         limiter.
       power: M > 0, how sharply.
 
     Raises:
-      ValueError: if order is not 1, 2, 3 or 4, or std, kappa or power is not positive.
+      ValueError: if order is not 1, 2, 3 or 4, std, kappa or power is not positive,
+        or bend not in [0, 1].
 
     >>> len(adams_moulton(3).init(jnp.zeros((2, 5))).hist.slopes.values)
     2
     """
-    _check(order, std, kappa, power)
+    _check(order, kappa, power)
+    root(std, bend)  # refuses what is out of range
 
     def init(x: PyTree) -> State:
         zero = jax.tree.map(jnp.zeros_like, x)
         return State(x, Course(empty(x, order - 1), zero, zero))
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        c, s = CURVATURE * number(std), WIDTH * number(std)
-        here, there = (_point(denoise, t, c, s, state.x) for t in (now.t, now.s))
+        frame = _Frame(root(std, bend), WIDTH * number(std))
+        here, there = (_point(denoise, t, frame, state.x) for t in (now.t, now.s))
         est, (past, before, made) = denoise(state.x, now.t, now), state.hist
         eps = noise_of(denoise, state.x, now.t, est.x0)
-        slope = combine((1.0, eps), (-1 / s, est.x0))
+        slope = combine((1.0, eps), (-1 / frame.s, est.x0))
         theta = _theta(eps, before, number(kappa), number(power))
         taus, slopes = (here.tau, *past.places), (slope, *past.values)
         known, last = past.known, taus[-1 if order == 1 else 1]
         bold, falls = theta * _calm(here, there, last), [theta**m for m in range(order)]
         ahead = [bold**m for m in range(order)]
-        ahead = _weights(taus, known, here.tau, there.tau, ahead, c / s)
-        again = _weights(taus, known, last, here.tau, [1, *falls], c / s)
+        ahead = _weights(taus, known, here.tau, there.tau, ahead, frame)
+        again = _weights(taus, known, last, here.tau, [1, *falls], frame)
         again = [jnp.where(known > 0, weight, 0.0) for weight in (jnp.full_like(theta, -1), *again)]
         # what others did to x since then stays: only the difference of the two increments is added
         y = combine((1 / here.scale, state.x), *zip(again, (made, *slopes), strict=True))
@@ -111,18 +126,17 @@ def adams_moulton(
     return Sampler(init, step)
 
 
-def _check(order: int, std: Scalar, kappa: Scalar, power: Scalar) -> None:
+def _check(order: int, kappa: Scalar, power: Scalar) -> None:
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order={order}: 1, 2, 3 or 4")
-    check_std(std)
     for name, value in (("kappa", kappa), ("power", power)):
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name}={value}: give a positive number")
 
 
-def _point(denoise: Denoiser, t: Array, c: Array, s: Array, x: PyTree) -> _Point:
+def _point(denoise: Denoiser, t: Array, frame: _Frame, x: PyTree) -> _Point:
     alpha, sigma = scales(denoise.process, t)
-    found = s * alpha + sigma, root_place(denoise.process, t, c)
+    found = frame.s * alpha + sigma, root_place(denoise.process, t, frame.root)
     return _Point(*(jnp.broadcast_to(a, (trees.size(x),)) for a in found))
 
 
@@ -145,13 +159,13 @@ def _weights(
     start: Array,
     end: Array,
     thetas: Sequence[Array | int],
-    ratio: Array,
+    frame: _Frame,
 ) -> list[Array]:
-    """Weights [b] of the slopes at `taus` in the integral from start to end; ratio = C/S."""
+    """Weights [b] of the slopes at `taus` in the integral from start to end."""
     nodes, shares = number(_NODES), number(_SHARES)
     tau = start[None] + (end - start)[None] * nodes
-    dv = (end - start)[None] * shares * ratio * tau * (2 - tau) / (ratio * tau**2 + 1 - tau) ** 2
-    weights = [_v(end, ratio) - _v(start, ratio)]
+    dv = (end - start)[None] * shares * _slope(tau, frame)
+    weights = [_v(end, frame) - _v(start, frame)]
     for m in range(1, len(taus)):
         dv = dv * (tau - taus[m - 1][None])
         whole = jnp.where(known >= m, thetas[m] * jnp.sum(dv, axis=0), 0.0)
@@ -163,5 +177,13 @@ def _weights(
     return weights
 
 
-def _v(tau: Array, ratio: Array) -> Array:
-    return ratio * tau**2 / (ratio * tau**2 + 1 - tau)
+def _v(tau: Array, frame: _Frame) -> Array:
+    (c, b), s = frame
+    return c * tau**2 / (c * tau**2 + s * (1 - tau) * (1 - b * tau))
+
+
+def _slope(tau: Array, frame: _Frame) -> Array:
+    """dv/dtau."""
+    (c, b), s = frame
+    whole = c * tau**2 + s * (1 - tau) * (1 - b * tau)
+    return c * s * tau * (2 - (1 + b) * tau) / whole**2

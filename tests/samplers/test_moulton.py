@@ -68,8 +68,10 @@ def test_few_steps():
     proc = process.edm(1e-9, 80.0)
     weights, means, covs = (jnp.asarray(KNOWN[f"in/gmm_{k}"]) for k in ("w", "mu", "cov"))
     denoise, x = exact.denoiser(exact.mixture(weights, means, covs), proc), 80.0 * KNOWN["in/z2"]
-    default = samplers.adams_moulton()
-    ends = jax.jit(lambda x: [walk(denoise, default, process.root_flow(proc, n), x) for n in known])
+    sampler, grid = (
+        functools.partial(f, bend=0.0) for f in (samplers.adams_moulton, process.root_flow)
+    )
+    ends = jax.jit(lambda x: [walk(denoise, sampler(), grid(proc, n), x) for n in known])
     known = {5: 0.0756, 10: 0.0205, 20: 4.32e-3}
     truth = jax.jit(walk, static_argnums=1)(
         denoise, samplers.heun(1.0), process.root_flow(proc, 2000), x
@@ -151,24 +153,26 @@ def test_numbers_are_arguments():
     denoise = exact.denoiser(gaussian(2), process.edm())
 
     @jax.jit
-    def ends(x, std, kappa, power):
+    def ends(x, std, bend, kappa, power):
         traces.append(1)
-        ts = process.root_flow(process.edm(), 4, std)
-        return walk(denoise, samplers.adams_moulton(std=std, kappa=kappa, power=power), ts, x)
+        ts = process.root_flow(process.edm(), 4, std, bend)
+        sampler = samplers.adams_moulton(std=std, bend=bend, kappa=kappa, power=power)
+        return walk(denoise, sampler, ts, x)
 
     x = 80 * vector(0, 2, 2)
-    found = [ends(x, *given) for given in ((0.7, 0.5, 4.0), (0.5, 0.5, 4.0), (0.5, 0.2, 2.0))]
+    given = ((0.7, 0.8, 0.5, 4.0), (0.5, 0.8, 0.5, 4.0), (0.5, 0.0, 0.2, 2.0))
+    found = [ends(x, *numbers) for numbers in given]
     assert len(traces) == 1 and not jnp.all(found[0] == found[1])
     assert not jnp.all(found[1] == found[2])
 
 
-@pytest.mark.parametrize(
-    "given", [{"order": 5}, {"order": 0}, {"std": 0.0}, {"kappa": -1.0}, {"power": 0}]
-)
-def test_what_it_refuses(given):
-    (name, value), *_ = given.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        samplers.adams_moulton(**given)
+REFUSED = {"order": 5, "std": 0.0, "bend": 2.0, "kappa": -1.0, "power": 0}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_it_refuses(name):
+    with pytest.raises(ValueError, match=f"{name}={REFUSED[name]}"):
+        samplers.adams_moulton(**{name: REFUSED[name]})
 
 
 def test_root_flow():
@@ -179,7 +183,7 @@ def test_root_flow():
     def places():
         grids = [(flow, process.root_flow(flow, n, 0.5)) for n in (1, 7)]
         grids.append((short, process.root_flow(short, 30, 0.5)))
-        return [process.root_place(proc, ts, 0.75) for proc, ts in grids], grids[-1][1]
+        return [process.root_place(proc, ts, process.root(0.5)) for proc, ts in grids], grids[-1][1]
 
     (one, seven, thirty), ts = places()
     np.testing.assert_allclose(one, [1, 0], atol=1e-6)
