@@ -104,8 +104,6 @@ def test_samples_of_points_are_points():
     elsewhere = ("adams", "adjusted", "ipndm", "plms", "pndm")
     for label, found in last_points(exact.denoiser(dist, proc), x, grids).items():
         if label.startswith(elsewhere):
-        # these continue the slope to sigma = 0 and take no estimate as it is
-        if label in ("adams", "adams_moulton", "ipndm", "plms", "pndm"):
             continue
         away = jnp.linalg.norm(found[0][:, None] - dist.points[None], axis=-1)
         assert jnp.max(jnp.min(away, axis=1)) < 1e-4, label

@@ -12,9 +12,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.sampler_convergence.peers import Case, Recipe, mixture, walk
-from jaxdiff import exact, process, samplers, trees
-from jaxdiff.denoise import Denoiser
-from jaxdiff.types import STAGE, Estimate, Now, Sampler, State
+from jaxdiff import exact, process, samplers
+from jaxdiff.types import Sampler
 
 LEAST = 1e-3
 """alpha_min = sigma_min of every schedule; VE's sigma_max is its inverse."""
@@ -95,19 +94,6 @@ def xeab(case: Case) -> Sampler:
     return samplers.dpmpp_3m()
 
 
-def corrected(case: Case) -> Sampler:
-    """A predictor-corrector: DDIM, and before each step a share of its noise drawn afresh."""
-    shared, inner = 0.01, samplers.ddim()
-
-    def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        (alpha, sigma), x0 = process.scales(denoise.process, now.t), denoise(state.x, now.t).x0
-        z, kept = trees.normal(trees.fold(now.key, STAGE), state.x), np.sqrt(1 - shared)
-        x = alpha * x0 + kept * (state.x - alpha * x0) + np.sqrt(shared) * sigma * z
-        return inner.step(now, denoise, State(x))
-
-    return Sampler(State, step)
-
-
 def reab(case: Case) -> Sampler:
     """DPM-Solver-v3 with the statistics of standard normal data: lin = sigma^2/(alpha^2 + sigma^2).
 
@@ -127,7 +113,6 @@ RECIPES = {
     "azula/heun/*": solved(lambda case: samplers.heun(0.0)),
     "azula/ito_eta0/*": solved(lambda case: samplers.ito(0.0)),
     "azula/ito_eta1/*": solved(lambda case: samplers.ito(1.0), draws="solver"),
-    "azula/pc/*": solved(corrected, draws="stage"),
     "azula/REAB?/*": solved(reab),
     "azula/vAB?/*": solved(lambda case: samplers.adams(order(case), c=1.0)),
     "azula/zAB?/*": solved(lambda case: samplers.adams(order(case), c=0.0)),
