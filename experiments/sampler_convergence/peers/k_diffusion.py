@@ -67,6 +67,7 @@ RECIPES = {
     "k-diffusion/dpmpp_2m/*": _of(_DPM_2M()),
     "k-diffusion/dpmpp_2m_sde_midpoint/*": _of(_DPM_2M(1.0)),
     "k-diffusion/dpmpp_2m_sde_midpoint_eta0/*": _of(_DPM_2M()),
+    "k-diffusion/dpmpp_2m_sde_eta0.5/*": _of(_DPM_2M(0.5)),
     "k-diffusion/dpmpp_2m_sde_heun/*": _of(_DPM_2M_HEUN(1.0)),
     "k-diffusion/dpmpp_2m_sde_heun_eta0/*": _of(_DPM_2M_HEUN()),
     "k-diffusion/dpmpp_3m_sde/*": _of(_DPM_3M(1.0)),
