@@ -6,6 +6,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxdiff import exact, process, samplers
 from jaxdiff.samplers import bits_per_dim, dequantise, log_likelihood
@@ -118,11 +119,11 @@ def test_the_trace_is_that_of_the_jacobian(chunk):
     value, trace = jax.jit(lambda x: traced(twisted, x, basis(x, chunk)))(x)
     assert jax.tree.all(jax.tree.map(jnp.allclose, value, twisted(x)))
     for i in range(2):
-        flat, back = jax.flatten_util.ravel_pytree(jax.tree.map(lambda leaf, i=i: leaf[i], x))
+        flat, back = ravel_pytree(jax.tree.map(lambda leaf, i=i: leaf[i], x))
 
         def one(flat, back=back):
             alone = twisted(jax.tree.map(lambda leaf: leaf[None], back(flat)))
-            return jax.flatten_util.ravel_pytree(alone)[0]
+            return ravel_pytree(alone)[0]
 
         assert jnp.allclose(trace[i], jnp.trace(jax.jacobian(one)(flat)), rtol=1e-5)
 

@@ -77,7 +77,8 @@ def encode(
     if rounds < 0:
         raise ValueError(f"rounds={rounds}: 0 or more")
     high, low = ends(denoise, t_start, t_end, ode=True)
-    control = upward(stepping(controller, times, -high, -low, 1e-5))
+    control = stepping(controller, times, -high, -low, 1e-5)
+    control = control if times is None else upward(control)
     field = canonical(lambda x, t: velocity(denoise, x, t))
     solution = solve(
         diffrax.ODETerm(lambda t, x, args: field(x, t)), solver or diffrax.Tsit5(), (low, high),

@@ -140,20 +140,19 @@ def integrate(
 
 
 def _check_eta(eta: Any, keys: Any) -> None:
-    if eta is None or callable(eta) or isinstance(eta, Tracer):
-        negative = False
-    else:
-        negative = not float(eta) >= 0
-    if negative:
-        raise ValueError(f"eta={float(eta)}: a multiple of g, 0 (the ODE) or more")
-    if eta is not None and keys is None:
+    if eta is None:
+        return
+    if keys is None:
         raise ValueError("eta says how much noise the SDE has: give keys= too, or leave it out")
+    if not callable(eta) and not isinstance(eta, Tracer) and not float(eta) >= 0:
+        raise ValueError(f"eta={float(eta)}: a multiple of g, 0 (the ODE) or more")
 
 
 def _spread(eta: Any) -> Spread:
-    if callable(eta):
-        return eta
-    return lambda process, t: number(eta) * jnp.sqrt(diffusion2(process, t))
+    def multiple(process: Process, t: Array) -> Array:
+        return number(eta) * jnp.sqrt(diffusion2(process, t))
+
+    return eta if callable(eta) else multiple  # pyright: ignore[reportReturnType]
 
 
 def _flow(denoise: Denoiser) -> Any:

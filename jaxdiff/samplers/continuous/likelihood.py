@@ -68,8 +68,8 @@ def log_likelihood(
     a = atan(sigma/alpha), J the Jacobian of the denoiser for x/|(alpha, sigma)|.
 
     Without keys the trace is exact: d products with J at each evaluation. With keys it is
-    Hutchinson's, with the same probes all along the path: log p is then without bias (but not p),
-    and for Rademacher probes exact where J is diagonal.
+    Hutchinson's, with the same probes all along the path: log p is then without bias beyond
+    the solver's error (p is not), and for Rademacher probes exact where J is diagonal.
 
     The prior. The default, N(0, sigma(t_max)^2 I), is what samplers draw x_T from, so that p is the
     density of what the flow makes of it: that of the model. It is the data's own law at t_max only
@@ -112,17 +112,19 @@ def log_likelihood(
     check(denoise, solver)
     _check_counts(probes, chunk)
     high, low = ends(denoise, t_start, t_end, ode=True)
+    angles = _angle(denoise.process, low), _angle(denoise.process, high)
     control = stepping(controller, times, -high, -low, 1e-6)
+    if times is not None:
+        control = _by_angle(denoise.process, control, angles)
     if keys is None:
         directions = basis(x, chunk)
     else:
         check_keys(keys, x)
         directions = drawn(keys, x, probes, probe, chunk)
-    angles = _angle(denoise.process, low), _angle(denoise.process, high)
     first = (trees.combine((jnp.cos(angles[0]), x)), jnp.zeros_like(trees.dots(x, x)))
     solution = solve(
         diffrax.ODETerm(_field(rebase(denoise, trig_flow()), directions)),
-        solver or diffrax.Tsit5(), angles, first, _by_angle(denoise.process, control, angles),
+        solver or diffrax.Tsit5(), angles, first, control,
         adjoint=adjoint, max_steps=max_steps, progress=progress,
     )  # fmt: skip
     alpha, sigma = scales(denoise.process, high)
@@ -143,10 +145,10 @@ def _angle(process: Process, t: Array) -> Array:
     return jnp.arctan2(sigma, alpha)
 
 
-def _by_angle(process: Process, control: Any, span: tuple[Array, Array]) -> Any:
+def _by_angle(
+    process: Process, control: diffrax.StepTo, span: tuple[Array, Array]
+) -> diffrax.StepTo:
     """The same steps from data to noise: given times turned round, and said as angles."""
-    if not isinstance(control, diffrax.StepTo):
-        return control
     angles = _angle(process, -control.ts[::-1])
     return diffrax.StepTo(angles.at[0].set(span[0]).at[-1].set(span[1]))
 

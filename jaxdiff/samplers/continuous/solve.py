@@ -74,17 +74,19 @@ def stepping(controller: Any, times: Any, t0: Array, t1: Array, tol: float | Non
             raise ValueError("times= are the steps and controller= chooses them: give one of them")
         check_grid(times)
         return diffrax.StepTo(strict(-number(times), t0, t1))
-    if controller is None and tol is None:
+    if controller is not None:
+        return controller
+    if tol is None:
         raise ValueError(
             "the reverse SDE needs times=, e.g. process.karras(denoise.process, 100), or a "
             "controller="
         )
-    return controller or diffrax.PIDController(rtol=tol, atol=tol, norm=worst)
+    return diffrax.PIDController(rtol=tol, atol=tol, norm=worst)
 
 
-def upward(control: Any) -> Any:
-    """The same steps from data to noise: given times turned round."""
-    return diffrax.StepTo(-control.ts[::-1]) if isinstance(control, diffrax.StepTo) else control
+def upward(control: diffrax.StepTo) -> diffrax.StepTo:
+    """The same steps from data to noise, in t."""
+    return diffrax.StepTo(-control.ts[::-1])
 
 
 def strict(rising: Array, t0: Array, t1: Array) -> Array:
