@@ -36,7 +36,9 @@ def _blocks(case: Case) -> Any:
     ends = np.array([*range(0, last, order), last, last + 1])
     lengths, depth = np.diff(ends), -np.log(ts[:-1])
     r1, r2 = (_shares(depth, ends[:-1], lengths[:-1], k) for k in (1, 2))
-    sampler = samplers.singlestep(tuple(map(int, lengths)), r1=jnp.asarray(r1), r2=jnp.asarray(r2), halved=True)
+    sampler = samplers.singlestep(
+        tuple(map(int, lengths)), r1=jnp.asarray(r1), r2=jnp.asarray(r2), halved=True
+    )
     return walk(ratio_vp(), sampler, ts[ends], case.z)
 
 
