@@ -110,10 +110,10 @@ def from_betas(
     signal, noise = np.arctan2(alpha, sigma), np.arctan2(sigma, alpha)
     tables = number(signal), number(noise)
     if between is None:
-        curves = tuple(Partial(_interpolate, angles) for angles in tables)
+        curves = [Partial(_interpolate, angles) for angles in tables]
     else:
-        curves = tuple(Partial(fn, Partial(between), *tables) for fn in (_alpha_by, _sigma_by))
-    return from_scales(*curves, 0.0, len(table) - 1.0, -1.0)
+        curves = [Partial(fn, Partial(between), *tables) for fn in (_alpha_by, _sigma_by)]
+    return from_scales(curves[0], curves[1], 0.0, len(table) - 1.0, -1.0)
 
 
 def is_table(process: Process) -> bool:

@@ -174,7 +174,7 @@ def _turn(
     ahead = jnp.minimum(place + walk.h, low)
     t, s = (time_of(denoise.process, 2 * level) for level in (place, ahead))
     leg = begin(denoise, walk.x, t, s, NOWHERE)
-    leg, up = (leg, None) if noise is None else lowered(leg, noise[1], jnp.exp(-low))
+    leg, up = (leg, 0.0) if noise is None else lowered(leg, noise[1], jnp.exp(-low))
     x_low, x_high = _pair(denoise, leg, order)
     factor, accepted, q = control(judge(x_low, x_high, walk.old), walk.q)
     if noise is not None:

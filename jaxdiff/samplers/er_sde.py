@@ -82,8 +82,8 @@ def er_sde(
         kept = jnp.minimum((phi(r_s) / r_s) / (phi(r) / r), 1.0)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
-        moments = (jnp.where(sigma > 0, m, 0.0) for m in _moments(phi, r_s, r))
-        weights = _slopes(r, past, *moments, published)
+        first, second = (jnp.where(sigma > 0, m, 0.0) for m in _moments(phi, r_s, r))
+        weights = _slopes(r, past, first, second, published)
         terms = [(alpha * w, v) for w, v in zip(weights, (est.x0, *past.values), strict=True)]
         new = (sigma * kept, eps), (sigma * jnp.sqrt(1 - kept**2), z)
         return State(combine((alpha, est.x0), *new, *terms), remember(past, est.x0, r)), est

@@ -1,5 +1,7 @@
 """Tables and their grids in closed form: between entries, in sections, strided, stretched."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def test_tables_have_ddpms_transitions_and_posteriors(name):
     before, abar = products(betas)[t], products(betas)[t + 1]
     s, t = jnp.asarray(t - 1.0), jnp.asarray(t * 1.0)
     kernel, bridge = pr.transition(process, s, t), pr.posterior(process, s, t)
-    known = dict(rtol=2e-10, atol=1e-16)
+    known: dict[str, Any] = dict(rtol=2e-10, atol=1e-16)
     left, new = (1 - before) / (1 - abar), np.sqrt(before) * b / (1 - abar)
     np.testing.assert_allclose(kernel.shrink, np.sqrt(1 - b).astype(float), **known)
     np.testing.assert_allclose(kernel.var, b.astype(float), **known)
@@ -135,7 +137,8 @@ def test_a_strided_table_is_the_table_at_its_times(name):
     betas, times = BETAS[name], np.array([3, 4, 100, 500, 998, 999])
     process, strided = pr.from_betas(betas), pr.from_betas(pr.strided_betas(betas, times))
     t, s = jnp.asarray(times * 1.0), jnp.asarray(np.array([-1.0, *times[:-1]]))
-    i, last = jnp.arange(len(times) * 1.0), dict(atol=1e-12)  # 1 - beta has 16 digits of 1
+    i = jnp.arange(len(times) * 1.0)
+    last: dict[str, Any] = dict(atol=1e-12)  # 1 - beta has 16 digits of 1
     for a, b in zip(pr.scales(strided, i), pr.scales(process, t), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, **last)
     for law in (pr.transition, pr.posterior):

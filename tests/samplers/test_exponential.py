@@ -1,6 +1,7 @@
 """Exponential multistep methods: integrals by quadrature, orders, the last step, noise."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,10 @@ def test_the_last_step_is_eulers_where_asked():
     proc = process.vp_linear()
     denoise, ts, x = exact.denoiser(gaussian(2), proc), jnp.linspace(1.0, 0.3, 6), vector(0, 4, 2)
 
+    rules: list[tuple[dict[str, Any], bool]] = [
+        ({"taper": 6}, True), ({"euler_final": True}, True), ({"taper": 5}, False),
+    ]  # fmt: skip
+
     @jax.jit
     def last_two(ts, x):
         def walk(sampler, ts, x):
@@ -132,11 +137,7 @@ def test_the_last_step_is_eulers_where_asked():
         made = [
             (make, walk(make(**rule), ts, x), eulers)
             for make in (samplers.dpmpp_3m, samplers.dpm_solver_m)
-            for rule, eulers in (
-                ({"taper": 6}, True),
-                ({"euler_final": True}, True),
-                ({"taper": 5}, False),
-            )
+            for rule, eulers in rules
         ]
         return [(seen[-1], walk(samplers.euler(), ts[-2:], seen[-2])[-1]) for _, seen, _ in made]
 

@@ -59,7 +59,7 @@ def test_the_process_does_not_count():
     """The same levels of noise, the same samples: the same choice, from alpha = 0 too."""
     edm = process.edm(0.02, 150.0)
     levels, found = process.karras(edm, 14), []
-    choose = jax.jit(lambda *a: samplers.gits(*a, 5, teacher=samplers.euler()))
+    choose = jax.jit(lambda d, x, fine: samplers.gits(d, x, fine, 5, teacher=samplers.euler()))
     for proc in (edm, process.rectified_flow(), process.from_betas(process.linear_betas())):
         lam = process.log_snr(edm, levels[1:-1])
         ts = jnp.concatenate([proc.t_max[None], process.time_of(proc, lam), proc.t_clean[None]])

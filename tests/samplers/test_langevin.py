@@ -1,5 +1,7 @@
 """Langevin dynamics and predictor-correctors: their exact moments on Gaussians."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,7 +233,10 @@ def test_times_per_sample():
 
 
 def test_bad_numbers():
-    for bad in ({}, {"size": 0.1, "snr": 0.1}, {"size": 2.0}, {"size": 0.0}, {"snr": -0.1}):
+    cases: tuple[dict[str, Any], ...] = (
+        {}, {"size": 0.1, "snr": 0.1}, {"size": 2.0}, {"size": 0.0}, {"snr": -0.1},
+    )  # fmt: skip
+    for bad in cases:
         with pytest.raises(ValueError, match=r"size|snr"):
             samplers.langevin(**bad)
     for share in (0.0, 1.1):

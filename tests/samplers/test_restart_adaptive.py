@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +160,7 @@ def test_adaptive_that_does_not_arrive_says_so():
     denoise = exact.denoiser(gaussian(2), process.edm())
     found = jax.jit(lambda x: samplers.dpm_adaptive(denoise, x, limit=2))(80 * vector(1, 2, 2))
     assert not jnp.any(found.done) and found.evaluations.tolist() == [7, 7]
-    for bad, match in (({"order": 1}, "order=1"), ({"limit": 0}, "limit=0")):
+    cases: list[tuple[dict[str, Any], str]] = [({"order": 1}, "order=1"), ({"limit": 0}, "limit=0")]
+    for bad, match in cases:
         with pytest.raises(ValueError, match=match):
             samplers.dpm_adaptive(denoise, jnp.ones((2, 2)), **bad)
