@@ -350,6 +350,7 @@ def test_how_encoding_begins():
     assert jnp.allclose(ts[:7], times[::-1])
 
 
+@pytest.mark.slow
 def test_a_bridge_between_two_gaussians():
     """Commuting covariances: the optimal map m' + sqrt(C'/C) (x - m), and back by its inverse."""
     u = jnp.linalg.qr(vector(7, 2, 2))[0]
@@ -400,7 +401,7 @@ def _same(now, proc, x, est):
         (lambda d, x: integrate(samplers.churn(), x), "denoise is of type function.*corrections"),
         (lambda d, x: integrate(d, x, solver=samplers.heun()), "solver is a Sampler.*Tsit5"),
         (
-            lambda d, x: integrate(d, x, solver=samplers.after(_untouched)),
+            lambda d, x: integrate(d, x, solver=samplers.after(_same)),
             "solver is .*corrections",
         ),
         (lambda d, x: encode(samplers.heun(), x), "denoise is a Sampler"),

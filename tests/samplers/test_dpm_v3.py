@@ -111,6 +111,7 @@ def test_the_statistics_of_a_gaussian_make_one_step_exact():
 
 
 @x64
+@pytest.mark.slow
 def test_the_slope_is_that_of_the_regression():
     """f' of samples of a mixture on f, the derivative taken by differences along the flow."""
     proc, dist = process.edm(), mixture()

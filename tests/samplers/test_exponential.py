@@ -183,6 +183,7 @@ def deviations(x, z, denoise, ts):
 
 
 @x64
+@pytest.mark.slow
 def test_weak_order():
     """Of N(1, 0.3^2): how fast the deviation of the samples, without drawing any, gets right."""
     proc = process.vp_linear()

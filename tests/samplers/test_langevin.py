@@ -73,6 +73,7 @@ PAIRS = {  # name: predictor, corrector, order in the number of steps
 
 
 @x64
+@pytest.mark.slow
 def test_any_predictor_goes_with_any_corrector():
     """Their weak order in the number of steps n, with a corrector of size 1/n."""
     dist, proc = line(), process.vp_linear()

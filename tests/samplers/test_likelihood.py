@@ -54,6 +54,7 @@ def test_the_log_likelihood_in_double_precision(name):
     assert max(gaps) < 2e-5
 
 
+@pytest.mark.slow
 def test_the_default_prior_is_that_of_the_samplers():
     """What the flow makes of N(0, sigma_T^2 I), which for edm is not the law of the data."""
     dist, proc = gaussian(), PROCESSES["edm"]()
@@ -74,6 +75,7 @@ COARSE = jnp.linspace(1.0, 0.01, 6)
 FEW = functools.partial(log_likelihood, times=COARSE, t_end=0.01, solver=diffrax.Euler())
 
 
+@pytest.mark.slow
 def test_hutchinson_has_no_bias():
     """The same coarse steps with both traces: the means agree, the variance falls with probes."""
     denoise = exact.denoiser(gaussian(), PROCESSES["flow"]())
