@@ -400,7 +400,7 @@ def _same(now, proc, x, est):
         (lambda d, x: integrate(samplers.churn(), x), "denoise is of type function.*corrections"),
         (lambda d, x: integrate(d, x, solver=samplers.heun()), "solver is a Sampler.*Tsit5"),
         (
-            lambda d, x: integrate(d, x, solver=samplers.after(_untouched)),
+            lambda d, x: integrate(d, x, solver=samplers.after(_same)),
             "solver is .*corrections",
         ),
         (lambda d, x: encode(samplers.heun(), x), "denoise is a Sampler"),
