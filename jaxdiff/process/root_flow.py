@@ -4,8 +4,9 @@
 
 Near data tau = sqrt(sigma / (C alpha)). Near noise, for b = 0, 1 - tau = C alpha / sigma, the time
 of a flow, in which the estimate of an exact denoiser is smooth. Trained networks were better served
-by more steps where the noise is far above the data: b near 1 spends them there. For b = 1 both ends are alike,
-tau / (1 - tau) = sqrt(sigma / (C alpha)). sigma = 0 and alpha = 0 are regular for every b.
+by more steps where the noise is far above the data: b near 1 spends them there. For b = 1 both
+ends are alike, tau / (1 - tau) = sqrt(sigma / (C alpha)). sigma = 0 and alpha = 0 are regular for
+every b.
 `adams_moulton` continues its slopes as polynomials in tau.
 """
 
