@@ -9,14 +9,13 @@ takes one evaluation a step. c = 0 is k-diffusion's LMS; with c = 1 it is the mu
 flow matching.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser
 from jaxdiff.samplers.ddim import noise_of
+from jaxdiff.samplers.exponential import weights
 from jaxdiff.samplers.heun import frame_at, frame_of
 from jaxdiff.samplers.past import empty, remember
 from jaxdiff.trees import combine
@@ -51,8 +50,8 @@ def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
         est, past, b = denoise(state.x, now.t, now), state.hist, trees.size(state.x)
         slope = combine((1.0, noise_of(denoise, state.x, now.t, est.x0)), (-frame, est.x0))
         place, end = (jnp.broadcast_to(a, (b,)) for a in (tau, tau_s))
-        slopes, weights = (slope, *past.values), _weights(end, (place, *past.places), past.known)
-        terms = [(scale_s * w, d) for w, d in zip(weights, slopes, strict=True)]
+        slopes, shares = (slope, *past.values), _weights(end, (place, *past.places), past.known)
+        terms = [(scale_s * w, d) for w, d in zip(shares, slopes, strict=True)]
         x = combine((scale_s / scale, state.x), *terms)
         return State(x, remember(past, slope, place)), est
 
@@ -61,27 +60,8 @@ def adams(order: int = 4, *, c: float | Array | None = None) -> Sampler:
 
 def _weights(end: Array, taus: tuple[Array, ...], known: Array) -> list[Array]:
     """Integrals from taus[0] to end of the Lagrange polynomials through the `known` + 1 newest."""
-    every = [_integrals(end, taus[: n + 1]) for n in range(len(taus))]
-    none = jnp.zeros_like(end)
-    return [
-        sum((jnp.where(known == n, w[j], 0.0) for n, w in enumerate(every) if j <= n), none)
-        for j in range(len(taus))
-    ]
-
-
-def _integrals(end: Array, taus: tuple[Array, ...]) -> list[Array]:
     h = end - taus[0]
-    places = [(tau - taus[0]) / h for tau in taus]
-    found = []
-    for j, own in enumerate(places):
-        poly: list[Any] = [jnp.ones_like(own)]  # coefficients of 1, u, u^2, ...
-        for i, other in enumerate(places):
-            if i != j:
-                gap = jnp.where(own == other, 1.0, own - other)  # where there is no past yet
-                lower, upper = [-other * a for a in poly], poly
-                poly = [
-                    (x + y) / gap
-                    for x, y in zip([*lower, jnp.zeros_like(own)], [jnp.zeros_like(own), *upper])
-                ]
-        found.append(h * sum((a / (m + 1) for m, a in enumerate(poly)), jnp.zeros_like(h)))
-    return found
+    # the past lies at negative nodes: positive ones keep the unknown apart from it
+    nodes = [jnp.where(known >= j, (tau - taus[0]) / h, 1.0 * j) for j, tau in enumerate(taus)]
+    plain = [[h / (m + 1) for m in range(n + 1)] for n in range(len(taus))]
+    return weights(nodes, known + 1, plain)
