@@ -19,6 +19,7 @@ SOLVERS = {
     "ddpm large": samplers.ddpm(samplers.fixed_large),
     "adams": samplers.adams(),
     "adams_moulton": samplers.adams_moulton(),
+    "adams_moulton continued": samplers.adams_moulton(4, continued=True),
     "churn": samplers.churn()(samplers.euler()),
     "dpm_2 1": samplers.dpm_2(1.0),
     "dpmpp_2s": samplers.dpmpp_2s(),
@@ -78,7 +79,7 @@ def test_samples_of_points_are_points():
     grids = all_grids(process.karras, proc)[-1:]
     for label, found in last_points(exact.denoiser(dist, proc), x, grids).items():
         # these continue the slope to sigma = 0 and take no estimate as it is
-        if label in ("adams", "adams_moulton", "ipndm", "plms", "pndm"):
+        if label in ("adams", "adams_moulton continued", "ipndm", "plms", "pndm"):
             continue
         away = jnp.linalg.norm(found[0][:, None] - dist.points[None], axis=-1)
         assert jnp.max(jnp.min(away, axis=1)) < 1e-4, label
