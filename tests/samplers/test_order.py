@@ -109,4 +109,4 @@ def test_the_default_grid_reaches_clean_data_at_the_exact_point(name):
     truth = flow_map(dist, proc, x, proc.t_max, proc.t_clean)
     few, many = default_grid(exact.denoiser(dist, proc), x)
     errors = [float(jnp.max(jnp.abs(got - truth))) for got in (few, many)]
-    assert errors[0] < 1e-3 and errors[1] < errors[0] / 1.9, errors
+    assert errors[1] < 1.5e-2 and errors[1] < errors[0] / 3, errors
