@@ -135,7 +135,7 @@ def tape(
     Args:
       solver: what the solver draws, once a row; leaves [rows, b, ...], standard normal.
       stage: what a solver draws inside its step (DPM++ SDE).
-      churn: what `churn` draws before a step.
+      churn: what `churn` draws before a step; what a corrector draws there, [rows, draws, b, ...].
       renoise: what a jump back draws (`travel`).
       guide: what corrections and guides draw.
 
@@ -149,6 +149,8 @@ def tape(
 def fold(keys: Any, data: Any) -> Any:
     """Fold one number into every key of `keys` [b]; a tape is wound to that row, then handed out.
 
+    Who draws several times a row folds the number of the draw last.
+
     Raises:
       ValueError: if a tape holds nothing for the one who draws.
     """
@@ -159,6 +161,8 @@ def fold(keys: Any, data: Any) -> Any:
             name = _NAMES.get(data, str(data))
             raise ValueError(f"the tape holds no noise for {name!r}: give tape(..., {name}=noise)")
         return _Drawn(keys.noise[data])
+    if isinstance(keys, _Drawn):
+        return _Drawn(jax.tree.map(lambda leaf: leaf[data], keys.noise))
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 

@@ -66,7 +66,8 @@ def tree_denoiser(proc):
 def _normal_tree(proc, x, t, now):
     alpha, sigma = process.scales(proc, t)
     total = alpha**2 + sigma**2
-    return Estimate(trees.combine((alpha / total, x)), trees.combine((sigma**2 / total, x)))
+    ones = jax.tree.map(jnp.ones_like, x)
+    return Estimate(trees.combine((alpha / total, x)), trees.combine((sigma**2 / total, ones)))
 
 
 def keys_of(b, seed=0):

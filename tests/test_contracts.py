@@ -60,6 +60,7 @@ GRIDS = {
         process.align_your_steps, ratios=process.AYS["stable_diffusion"]
     ),
     "beta": process.beta,
+    "discard_penultimate": process.discard_penultimate(process.karras),
     "karras": process.karras,
     "kl_optimal": process.kl_optimal,
     "lcm_times": process.lcm_times,
@@ -67,6 +68,8 @@ GRIDS = {
     "linspace": process.linspace,
     "polyexponential": process.polyexponential,
     "quadratic": process.quadratic,
+    "simple": process.simple,
+    "stretched": process.stretched(10.0, process.linspace),
     "root_flow": process.root_flow,
     "trailing": process.trailing,
     "uniform": process.uniform,
@@ -99,16 +102,38 @@ def fix(now, proc, x, est):
 POOL = inverse.average_pool(2, SHAPE)
 Y = vector(1, B, 2, 2, 2)
 
+
+def level(x):
+    return jnp.zeros(len(jax.tree.leaves(x)[0]))
+
+
+EVERYWHERE = samplers.Statistics(
+    jnp.array([-3.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array([-0.4, 0.1]), jnp.array([0.3, -0.2])
+)
 SAMPLERS = {
     "adams": samplers.adams(3),
+    "checked": samplers.checked(samplers.heun()),
+    "adjusted": samplers.adjusted(level)(samplers.ddpm()),
+    "analytic": samplers.analytic(0.5, last=True, calm=0.1),
+    "annealed": samplers.annealed(samplers.langevin(snr=0.1, steps=2)),
     "adams_moulton": samplers.adams_moulton(),
     "churn": samplers.churn()(samplers.euler()),
+    "deis": samplers.deis(),
+    "corrected": samplers.corrected(samplers.renewal(0.1))(samplers.heun()),
     "dpm_2": samplers.dpm_2(),
+    "dpm_solver_m": samplers.dpm_solver_m(2, 0.5),
+    "dpm_3": samplers.dpm_3(0.5),
+    "dpm_fast": samplers.dpm_fast(4),
+    "dpmpp_3s": samplers.dpmpp_3s(),
+    "dpmpp_sde": samplers.dpmpp_sde(),
+    "er_sde": samplers.er_sde(),
+    "singlestep": samplers.singlestep((3, 1), r1=0.2, eta=1.0),
     "dpmpp_2s": samplers.dpmpp_2s(0.5),
     "ddim": samplers.ddim(0.5),
     "ddpm": samplers.ddpm(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m": samplers.dpmpp_3m(0.5),
+    "dpm_solver_v3": samplers.dpm_solver_v3(EVERYWHERE),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
     "ipndm": samplers.ipndm(),
@@ -117,6 +142,9 @@ SAMPLERS = {
     "plms": samplers.plms(),
     "pndm": samplers.pndm(),
     "tcd": samplers.tcd(0.3),
+    "reverse_diffusion": samplers.reverse_diffusion(),
+    "sa_solver": samplers.sa_solver(),
+    "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
 }
@@ -152,6 +180,12 @@ OPERATORS = {
 }
 OF_NO_KIND = {
     "process": """
+        AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
+        check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring encode
+        flux_mu independent integer_law is_table laplace_betas linear_betas log_normal log_snr
+        logit_normal low_discrepancy own_time perturb posterior scaled_linear_betas scales sections
+        shift shifted sigmoid_betas strided_betas thousand time_of transition uniform_law unit
+        wiring zero_snr
         AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
         decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
         laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
@@ -159,13 +193,17 @@ OF_NO_KIND = {
         thousand time_of transition uniform_law unit wiring zero_snr
     """,
     "samplers": """
-        fixed_large fixed_small grid integrate learned_range renoise run sample tape travel
+        Statistics analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode
+        fast_steps fibonacci_left fixed_large fixed_small gits grid integrate invert
+        langevin learned_range linear_left log_likelihood model_statistics named
+        ncsn_size noise_power npr_variance renewal renoise restart run sample
+        sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": "Operator cg misfit",
     "denoise": """
-        Denoiser Model Number all_memories check_range joined model noise numeric predict score
-        value_at velocity
+        Denoiser Model Number all_memories check_range halves joined learned_variance model noise
+        numeric predict score value_at velocity
     """,
     "exact": """
         Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points

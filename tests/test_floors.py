@@ -48,11 +48,11 @@ _IMPORT_NETS = {"pretrained", "experiment", "cli"}
 # A third party that is not in this table is not a dependency of the project.
 _ANYWHERE = {"jax", "jaxtyping", "numpy", "optax", "chex"}
 _DOORS = {
-    "diffrax": ("jaxdiff/samplers/continuous.py",),
-    "equinox": ("jaxdiff/samplers/continuous.py",),
+    "diffrax": ("jaxdiff/samplers/continuous/",),
+    "equinox": ("jaxdiff/samplers/continuous/",),
     "flax": ("jaxdiff/nets/",),
     "grain": ("jaxdiff/data/",),
-    "lineax": ("jaxdiff/samplers/continuous.py",),  # with diffrax, which brings it
+    "lineax": ("jaxdiff/samplers/continuous/",),  # with diffrax, which brings it
     "matplotlib": ("jaxdiff/cli/",),
     "ml_collections": ("configs/", "jaxdiff/experiment/", "jaxdiff/cli/"),
     "orbax": ("jaxdiff/training/checkpoint.py",),
@@ -213,7 +213,7 @@ def test_every_folder_is_on_the_map():
         ),
         ("jaxdiff/samplers/loop.py", "from jaxdiff.samplers.state import State"),
         ("jaxdiff/samplers/loop.py", "from .state import State\nfrom ..process import times"),
-        ("jaxdiff/samplers/continuous.py", "import diffrax"),
+        ("jaxdiff/samplers/continuous/solve.py", "import diffrax"),
         ("jaxdiff/exact.py", "from jaxdiff.denoise import Estimate"),
         ("jaxdiff/experiment/build.py", "from jaxdiff import nets, inverse\nimport ml_collections"),
         ("jaxdiff/cli/sample.py", "from jaxdiff import experiment\nfrom PIL import Image"),

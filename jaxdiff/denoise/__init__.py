@@ -11,6 +11,7 @@ Efron 2011, doi:10.1198/jasa.2011.tm11181.
 
 from jaxdiff.denoise.door import Denoiser, Model, bind, check_range, model, predict
 from jaxdiff.denoise.frames import noise, rebase, score, velocity
+from jaxdiff.denoise.learned import halves, learned_variance
 from jaxdiff.denoise.mixing import all_memories, blend, cfg, joined, mix
 from jaxdiff.denoise.weights import Number, numeric, value_at
 
@@ -23,7 +24,9 @@ __all__ = [
     "blend",
     "cfg",
     "check_range",
+    "halves",
     "joined",
+    "learned_variance",
     "mix",
     "model",
     "noise",

@@ -41,8 +41,34 @@ class Denoiser:
     span: tuple[Array, Array] | None = None
 
     def __call__(self, x: PyTree, t: Time, now: Any = NOWHERE) -> Estimate:
-        """Estimate x_0 from x_t [b, ...] at t of shape (), [b] or [b, n]."""
-        return self.fn(x, t, now)
+        """Estimate x_0 from x_t [b, ...] at t of shape (), [b] or [b, n].
+
+        Raises:
+          ValueError, TypeError: if the answer is not shaped and typed like x.
+        """
+        est = self.fn(x, t, now)
+        _check_answer(est.x0, x)
+        return est
+
+
+def _check_answer(x0: PyTree, x: PyTree) -> None:
+    if jax.tree.structure(x0) != jax.tree.structure(x):
+        raise ValueError(
+            f"the denoiser answered x_0 as {jax.tree.structure(x0)} to x as "
+            f"{jax.tree.structure(x)}: the answer has the structure of x"
+        )
+    for found, given in zip(jax.tree.leaves(x0), jax.tree.leaves(x), strict=True):
+        if jnp.shape(found) != jnp.shape(given):
+            raise ValueError(
+                f"the denoiser answered x_0 of shape {jnp.shape(found)} to x of shape "
+                f"{jnp.shape(given)}: they must agree (a network that also predicts a variance "
+                "gives its other channels in aux)"
+            )
+        if found.dtype != jnp.result_type(given):
+            raise TypeError(
+                f"the denoiser answered x_0 in {found.dtype} to x in {jnp.result_type(given)}: "
+                "cast inside the network, and answer in the type of x"
+            )
 
 
 def predict(

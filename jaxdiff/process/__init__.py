@@ -16,18 +16,17 @@ from jaxdiff.process.gaussian import (
 )
 from jaxdiff.process.grids import (
     check_grid,
+    discard_penultimate,
     flux_mu,
-    lcm_times,
-    leading,
     linspace,
-    quadratic,
     shift,
     shifted,
-    trailing,
+    stretched,
     uniform,
 )
 from jaxdiff.process.noise_grids import (
     AYS,
+    AYS_TIMES,
     align_your_steps,
     beta,
     karras,
@@ -58,13 +57,25 @@ from jaxdiff.process.schedules import (
     vp_cosine,
     vp_linear,
 )
+from jaxdiff.process.table_grids import (
+    lcm_times,
+    leading,
+    quadratic,
+    sections,
+    simple,
+    trailing,
+)
 from jaxdiff.process.tables import (
+    by_log_ratio,
+    by_ratio,
     cosine_betas,
     from_betas,
+    is_table,
     laplace_betas,
     linear_betas,
     scaled_linear_betas,
     sigmoid_betas,
+    strided_betas,
     zero_snr,
 )
 from jaxdiff.process.times import (
@@ -79,6 +90,7 @@ from jaxdiff.process.wiring import Wiring, edm_clock, edm_wiring, own_time, thou
 
 __all__ = [
     "AYS",
+    "AYS_TIMES",
     "F",
     "Kernel",
     "Posterior",
@@ -88,11 +100,14 @@ __all__ = [
     "Wiring",
     "align_your_steps",
     "beta",
+    "by_log_ratio",
+    "by_ratio",
     "check_decodable",
     "check_grid",
     "cosine_betas",
     "decode",
     "diffusion2",
+    "discard_penultimate",
     "drift",
     "edm",
     "edm_clock",
@@ -104,6 +119,7 @@ __all__ = [
     "from_scales",
     "independent",
     "integer_law",
+    "is_table",
     "karras",
     "kl_optimal",
     "laplace_betas",
@@ -127,9 +143,13 @@ __all__ = [
     "scaled_linear_betas",
     "scales",
     "score",
+    "sections",
     "shift",
     "shifted",
     "sigmoid_betas",
+    "simple",
+    "stretched",
+    "strided_betas",
     "sub_vp",
     "thousand",
     "time_of",

@@ -1,7 +1,7 @@
 """Times to sample at, spread in the process's own time.
 
 A GRID gives n + 1 decreasing times, the last of them t_clean; the network is asked at the first n.
-Those spread in noise are in `noise_grids`.
+Those spread in noise are in `noise_grids`, those of a table's whole times in `table_grids`.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,16 @@ def check_steps(n: int) -> None:
         raise ValueError(f"steps={n}: a grid needs at least one step")
 
 
-def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
-    """Refuse a grid that does not decrease; traced grids pass.
+def check_grid(ts: Num[Array, "m *b"] | np.ndarray, process: Process | None = None) -> None:
+    """Refuse a grid that does not decrease, or leaves its process; traced grids pass.
+
+    Args:
+      ts: [n + 1, ...] times.
+      process: if given, the times must lie in its [t_clean, t_max], to rounding.
 
     Raises:
-      ValueError: naming the first pair that does not decrease, or fewer than two times.
+      ValueError: naming the first pair that does not decrease, the time that lies outside, or
+        fewer than two times.
 
     >>> check_grid(jnp.array([1.0, 0.5, 0.0]))
     """
@@ -48,6 +53,24 @@ def check_grid(ts: Num[Array, "m *b"] | np.ndarray) -> None:
         raise ValueError(
             f"grid[{i}]={times[i]}, grid[{i + 1}]={times[i + 1]}: times must decrease from noise "
             "to data; sort them and drop repeats"
+        )
+    if process is not None:
+        _check_inside(times, process)
+
+
+def _check_inside(times: np.ndarray, process: Process) -> None:
+    ends = process.t_clean, process.t_max
+    if any(isinstance(end, Tracer) for end in ends):
+        return
+    low, high = (float(end) for end in ends)
+    grain = max(float(jnp.finfo(jnp.result_type(a, float)).eps) for a in (times, process.t_max))
+    slack = 8 * grain * max(abs(low), abs(high))
+    outside = (times < low - slack) | (times > high + slack)
+    if outside.any():
+        i = tuple(int(j) for j in np.argwhere(outside)[0])
+        raise ValueError(
+            f"grid[{', '.join(map(str, i))}]={times[i]} lies outside [t_clean, t_max] = "
+            f"[{low:g}, {high:g}] of the process: give times of this process, in its own units"
         )
 
 
@@ -101,132 +124,6 @@ def linspace(process: Process, n: int) -> Float[Array, " m"]:
     return ended(process, between(process.t_max, lowest(process)[0], n))
 
 
-def leading(process: Process, n: int, offset: int = 0) -> Float[Array, " m"]:
-    """Tables: times (n-1-i) floor(N/n) + offset, then t_clean.
-
-    Args:
-      process: a table, whose times are 0 ... N - 1.
-      n: number of steps, at most N.
-      offset: 0, or 1 as in Stable Diffusion's.
-
-    Returns:
-      [n + 1] times; the first is not t_max.
-
-    Raises:
-      ValueError: if n < 1, or the times would not lie in 0 ... N - 1.
-
-    Song et al. 2020, arXiv:2010.02502, appendix D.2 (linear selection).
-
-    >>> from jaxdiff.process import from_betas, linear_betas
-    >>> leading(from_betas(linear_betas()), 4).tolist()
-    [750.0, 500.0, 250.0, 0.0, -1.0]
-    """
-    check_steps(n)
-    stride = jnp.floor((process.t_max + 1) / n)
-    first = (n - 1) * stride + offset
-    if not isinstance(first, Tracer) and not (
-        stride >= 1 and offset >= 0 and first <= process.t_max
-    ):
-        raise ValueError(
-            f"leading: steps={n}, offset={offset} on times 0 ... {float(process.t_max):g}: take "
-            "fewer steps or a smaller offset, on a table of betas"
-        )
-    return ended(process, jnp.arange(n - 1, -1, -1) * stride + offset)
-
-
-def trailing(process: Process, n: int) -> Float[Array, " m"]:
-    """Tables: times round(N - i N/n) - 1, then t_clean; `uniform` on whole times.
-
-    Args:
-      process: a table, whose times are 0 ... N - 1.
-      n: number of steps, at most N.
-
-    Returns:
-      [n + 1] times, the first of them t_max. Halves are rounded to the even number.
-
-    Raises:
-      ValueError: if n < 1 or n > N.
-
-    Lin et al. 2023, arXiv:2305.08891, table 2.
-
-    >>> from jaxdiff.process import from_betas, linear_betas
-    >>> trailing(from_betas(linear_betas()), 3).tolist()
-    [999.0, 666.0, 332.0, -1.0]
-    """
-    count = _table_size("trailing", process, n)
-    return ended(process, jnp.round(count - jnp.arange(n) * (count / n)) - 1)
-
-
-def quadratic(process: Process, n: int, reach: Scalar = 0.8) -> Float[Array, " m"]:
-    """Tables: times floor((i/(n-1))^2 reach N) for i = n - 1 ... 0, then t_clean.
-
-    Args:
-      process: a table, whose times are 0 ... N - 1.
-      n: number of steps; so few that no time repeats.
-      reach: the part of the table that is used, in (0, 1].
-
-    Returns:
-      [n + 1] times; the first is not t_max.
-
-    Raises:
-      ValueError: if n < 1, or two times would be the same.
-
-    Song et al. 2020, arXiv:2010.02502, appendix D.2 (quadratic selection).
-
-    >>> from jaxdiff.process import from_betas, linear_betas
-    >>> quadratic(from_betas(linear_betas()), 4).tolist()
-    [800.0, 355.0, 88.0, 0.0, -1.0]
-    """
-    count = _table_size("quadratic", process, n)
-    root = between(jnp.sqrt(reach * count), jnp.zeros(()), n)
-    # the largest is a square of a root: without this it may fall just short of a whole number
-    ts = ended(process, jnp.floor(root**2 * (1 + 4 * jnp.finfo(root.dtype).eps)))
-    check_grid(ts)
-    return ts
-
-
-def lcm_times(process: Process, n: int, original: int = 50) -> Float[Array, " m"]:
-    """Tables: n of the `original` times that a consistency model was distilled at, then t_clean.
-
-    The distillation saw t_j = j floor(N/original) - 1; of them, from the largest down, those with
-    number floor(i original/n) are taken.
-
-    Args:
-      process: a table, whose times are 0 ... N - 1.
-      n: number of steps, at most `original`.
-      original: number of steps of the solver in distillation.
-
-    Returns:
-      [n + 1] times.
-
-    Raises:
-      ValueError: if n < 1, n > original, or original > N.
-
-    Luo et al. 2023, arXiv:2310.04378, section 4.3 (skipping step).
-
-    >>> from jaxdiff.process import from_betas, linear_betas
-    >>> lcm_times(from_betas(linear_betas()), 4).tolist()
-    [999.0, 759.0, 499.0, 259.0, -1.0]
-    """
-    check_steps(n)
-    count = _table_size("lcm_times: original", process, original)
-    if n > original:
-        raise ValueError(f"lcm_times: steps={n}, original={original}: take at most {original}")
-    passed = jnp.arange(n) * original // n
-    return ended(process, (original - passed) * jnp.floor(count / original) - 1)
-
-
-def _table_size(name: str, process: Process, n: int) -> Array:
-    check_steps(n)
-    count = process.t_max + 1
-    if not isinstance(count, Tracer) and n > count:
-        raise ValueError(
-            f"{name}={n} on times 0 ... {float(process.t_max):g}: a table gives at most one step "
-            "an entry; take fewer steps, or a grid of a continuous process"
-        )
-    return count
-
-
 def shift(ts: Num[Array, "*m"], s: Scalar) -> Num[Array, "*m"]:
     """Times of a flow on [0, 1], moved towards noise: s t / (1 + (s - 1) t).
 
@@ -263,6 +160,61 @@ def shifted(s: Scalar, inner: Grid = linspace) -> Partial:
     [1.0, 0.75, 0.0]
     """
     return Partial(_shifted, number(s), Partial(inner))
+
+
+def _stretched(terminal: Array, inner: Grid, process: Process, n: int) -> Array:
+    top, clean = process.t_max, process.t_clean
+    concrete = not any(isinstance(t, Tracer) for t in (terminal, top, clean))
+    if concrete and not clean < terminal < top:
+        raise ValueError(
+            f"terminal={float(terminal):g}: give a time in ({float(clean):g}, {float(top):g})"
+        )
+    ts = inner(process, n)
+    passed = top - ts[-2]
+    moves = passed > 0  # one step alone has nowhere to go
+    scale = jnp.where(moves, (top - terminal) / jnp.where(moves, passed, 1.0), 1.0)
+    return jnp.where(jnp.arange(n + 1) == n, ts, top - (top - ts) * scale)
+
+
+def stretched(terminal: Scalar, inner: Grid = linspace) -> Partial:
+    """A grid stretched away from t_max so that the last time asked is `terminal`.
+
+    t -> t_max - (t_max - t)(t_max - terminal)/(t_max - t_last); t_clean stays.
+
+    Args:
+      terminal: above t_clean, below t_max; LTX-Video takes 0.1. One step is left as it is.
+      inner: the grid that is stretched.
+
+    Raises:
+      ValueError: when the grid is made, if terminal does not lie between t_clean and t_max.
+
+    >>> from jaxdiff.process import rectified_flow
+    >>> stretched(0.5, uniform)(rectified_flow(), 2).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    return Partial(_stretched, number(terminal), Partial(inner))
+
+
+def _discarded(inner: Grid, process: Process, n: int) -> Array:
+    check_steps(n)
+    ts = inner(process, n + 1)
+    return jnp.concatenate([ts[:-2], ts[-1:]])
+
+
+def discard_penultimate(inner: Grid = linspace) -> Partial:
+    """A grid without its last time asked: of n + 1 steps, the last two are walked as one.
+
+    `discard_penultimate(linspace)` is known as SGM uniform, and after rounding as what diffusers'
+    multistep solvers call linspace; `discard_penultimate(leading)` is what they call leading.
+
+    Args:
+      inner: the grid of n + 1 steps.
+
+    >>> from jaxdiff.process import from_betas, linear_betas
+    >>> discard_penultimate(linspace)(from_betas(linear_betas(1001)), 4).tolist()
+    [1000.0, 750.0, 500.0, 250.0, -1.0]
+    """
+    return Partial(_discarded, Partial(inner))
 
 
 def flux_mu(tokens: int, *, base: float = 0.5, largest: float = 1.15) -> float:

@@ -188,6 +188,12 @@ AYS = {
 }
 """sigma/alpha of the ten steps that Align Your Steps found for these models."""
 
+AYS_TIMES = {
+    "stable_diffusion": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+    "stable_diffusion_xl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+}
+"""The same as published in whole times of Stable Diffusion's table; t_clean = -1 comes after."""
+
 
 def align_your_steps(
     process: Process, n: int, ratios: Float[Array, " k"] | tuple[float, ...]

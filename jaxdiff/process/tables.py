@@ -3,6 +3,8 @@
 A table says beta_0 ... beta_{N-1}; alpha_t^2 = prod_{j<=t} (1 - beta_j) at the integers.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -11,14 +13,59 @@ from jaxtyping import Array, Float, Num
 from jaxdiff.process.gaussian import Process, from_scales
 from jaxdiff.types import number
 
+Between = Callable[[Array, Array, Array], Array]
+"""(ratio at an entry, at the next, weight of the next) -> sigma/alpha between them."""
 
-def _interpolate(angles: Array, t: Array) -> Array:
-    """Sine of angles tabulated at t = -1, 0, ..., N - 1, linear in between."""
+
+def by_ratio(low: Array, high: Array, weight: Array) -> Array:
+    """sigma/alpha linear between the entries of a table, as diffusers reads sigma off a time.
+
+    >>> float(by_ratio(jnp.array(1.0), jnp.array(4.0), jnp.array(0.5)))
+    2.5
+    """
+    return low * (1 - weight) + high * weight
+
+
+def by_log_ratio(low: Array, high: Array, weight: Array) -> Array:
+    """log(sigma/alpha) linear between entries, as k-diffusion does, and all read a time off sigma.
+
+    >>> float(by_log_ratio(jnp.array(1.0), jnp.array(4.0), jnp.array(0.5)))
+    2.0
+    """
+    safe = jnp.where(low == 0, high, low)  # from clean data there is no logarithm: a straight line
+    curve = jnp.exp(by_ratio(jnp.log(safe), jnp.log(high), weight))
+    return jnp.where(low == 0, high * weight, curve)
+
+
+def _entries(angles: Array, t: Array) -> tuple[Array, Array, Array]:
+    """The entries of a table on t = -1, 0, ..., N - 1 around t, and the weight of the second."""
     last = angles.shape[0] - 2
     floor = jnp.clip(jnp.floor(t), -1, last - 1)
     low = (floor + 1).astype(int)
-    weight = t - floor
-    return jnp.sin(angles[low] * (1 - weight) + angles[low + 1] * weight)
+    return angles[low], angles[low + 1], t - floor
+
+
+def _interpolate(angles: Array, t: Array) -> Array:
+    """Sine of tabulated angles, linear in between."""
+    return jnp.sin(by_ratio(*_entries(angles, t)))
+
+
+def _alpha_by(way: Between, signal: Array, noise: Array, t: Array) -> Array:
+    ratio, usable = _ratio_by(way, signal, noise, t)
+    return jnp.where(usable, 1 / jnp.sqrt(1 + ratio**2), _interpolate(signal, t))
+
+
+def _sigma_by(way: Between, signal: Array, noise: Array, t: Array) -> Array:
+    ratio, usable = _ratio_by(way, signal, noise, t)
+    return jnp.where(usable, ratio / jnp.sqrt(1 + ratio**2), _interpolate(noise, t))
+
+
+def _ratio_by(way: Between, signal: Array, noise: Array, t: Array) -> tuple[Array, Array]:
+    """sigma/alpha, and where there is one: not in a last step to alpha = 0."""
+    (s0, s1, weight), (n0, n1, _) = _entries(signal, t), _entries(noise, t)
+    usable = s1 > 0
+    low, high = jnp.sin(n0) / jnp.sin(s0), jnp.sin(n1) / jnp.sin(jnp.where(usable, s1, s0))
+    return way(low, high, weight), usable
 
 
 def _check_betas(table: np.ndarray) -> None:
@@ -30,7 +77,10 @@ def _check_betas(table: np.ndarray) -> None:
         raise ValueError(f"betas[{where}] = {table[where]}: every beta lies in [0, 1]")
 
 
-def from_betas(betas: Num[np.ndarray, " n"] | Float[Array, " n"] | list[float]) -> Process:
+def from_betas(
+    betas: Num[np.ndarray, " n"] | Float[Array, " n"] | list[float],
+    between: Between | None = None,
+) -> Process:
     """A table beta_0 ... beta_{N-1} as a process with t in [0, N-1].
 
     alpha_t^2 = prod_{j<=t} (1 - beta_j); between the integers the angle atan2(sigma, alpha) is
@@ -39,6 +89,8 @@ def from_betas(betas: Num[np.ndarray, " n"] | Float[Array, " n"] | list[float]) 
 
     Args:
       betas: [n] numbers in [0, 1], concrete (not traced): the products are taken in float64.
+      between: the angle by default; `by_ratio` or `by_log_ratio` to be equal to other libraries
+        between the integers. In a last step to alpha = 0 it is the angle always.
 
     Raises:
       ValueError: if a beta lies outside [0, 1], or there are fewer than two.
@@ -56,13 +108,21 @@ def from_betas(betas: Num[np.ndarray, " n"] | Float[Array, " n"] | list[float]) 
     alpha, sigma = np.exp(log_alpha2 / 2), np.sqrt(-np.expm1(log_alpha2))
     # both angles are kept, each exact at its own zero: cos(pi/2) is not 0 in floating point
     signal, noise = np.arctan2(alpha, sigma), np.arctan2(sigma, alpha)
-    return from_scales(
-        Partial(_interpolate, number(signal)),
-        Partial(_interpolate, number(noise)),
-        0.0,
-        len(table) - 1.0,
-        -1.0,
-    )
+    tables = number(signal), number(noise)
+    if between is None:
+        curves = [Partial(_interpolate, angles) for angles in tables]
+    else:
+        curves = [Partial(fn, Partial(between), *tables) for fn in (_alpha_by, _sigma_by)]
+    return from_scales(curves[0], curves[1], 0.0, len(table) - 1.0, -1.0)
+
+
+def is_table(process: Process) -> bool:
+    """Whether a process was made by `from_betas`; traced ones too.
+
+    >>> is_table(from_betas(linear_betas()))
+    True
+    """
+    return getattr(process.alpha, "func", None) in (_interpolate, _alpha_by)
 
 
 def linear_betas(n: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
@@ -144,3 +204,36 @@ def zero_snr(betas: np.ndarray) -> np.ndarray:
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     abar = root**2
     return 1 - np.concatenate([abar[:1], abar[1:] / abar[:-1]])
+
+
+def strided_betas(
+    betas: Num[np.ndarray, " n"] | list[float], times: Num[np.ndarray, " k"] | list[int]
+) -> np.ndarray:
+    """The table of the chain that stops at `times` only: beta_i = 1 - abar(t_i)/abar(t_{i-1}).
+
+    Entry i of it is entry times[i] of the table: `from_betas(strided_betas(betas, times))` has its
+    marginals there, and its transitions and posteriors are those between them. A grid of those
+    times does the same without a new table; this is for what wants one, such as a saved model.
+
+    Args:
+      betas: [n] numbers in [0, 1].
+      times: [k] increasing whole numbers in 0 ... n - 1.
+
+    Returns:
+      [k] betas.
+
+    Raises:
+      ValueError: if the times do not increase or leave the table.
+
+    Nichol & Dhariwal 2021, arXiv:2102.09672, eq. (19).
+
+    >>> [round(float(b), 4) for b in strided_betas([0.1, 0.2, 0.5], [0, 2])]
+    [0.1, 0.6]
+    """
+    table, at = np.asarray(betas, dtype=np.float64), np.asarray(times)
+    whole = at.ndim == 1 and len(at) > 0 and bool(np.all(at == np.round(at)))
+    if not (whole and at[0] >= 0 and at[-1] < len(table) and bool(np.all(np.diff(at) > 0))):
+        raise ValueError(f"times={at}: whole numbers that increase in 0 ... {len(table) - 1}")
+    with np.errstate(divide="ignore"):
+        logs = np.concatenate([[0.0], np.cumsum(np.log1p(-table))])[at.astype(int) + 1]
+    return -np.expm1(np.diff(logs, prepend=0.0))

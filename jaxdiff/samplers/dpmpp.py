@@ -17,10 +17,9 @@ Lu et al. 2022, arXiv:2206.00927, and arXiv:2211.01095, algorithm 2 and appendix
 
 from jaxtyping import Array
 
-from jaxdiff.samplers.multistep import Method, midpoint, multistep, rate
+from jaxdiff.samplers import exponential
+from jaxdiff.samplers.multistep import Method, multistep, rate
 from jaxdiff.types import Sampler, Scalar
-
-_halved = midpoint
 
 
 def dpmpp_2m(
@@ -43,10 +42,11 @@ def dpmpp_2m(
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 2 and eq. (18).
 
+    >>> import jax.numpy as jnp
     >>> dpmpp_2m().init(jnp.zeros((2, 3))).hist.past.known.tolist()
     [0, 0]
     """
-    slope = _halved if midpoint else None
+    slope = exponential.midpoint if midpoint else None
     return multistep(Method(2, slope=slope, taper=taper, euler_final=euler_final), rate(eta, "eta"))
 
 
@@ -73,12 +73,13 @@ def dpmpp_3m(
 
     Lu et al. 2022, arXiv:2211.01095, appendix B; as a stochastic sampler by K. Crowson.
 
+    >>> import jax.numpy as jnp
     >>> len(dpmpp_3m().init(jnp.zeros((2, 3))).hist.past.values)
     2
     """
     method = Method(
         3,
-        slope=_halved if midpoint else None,
+        slope=exponential.midpoint if midpoint else None,
         bend=0.5 if published else 1.0,
         taper=taper,
         euler_final=euler_final,
@@ -113,9 +114,10 @@ def dpm_solver_m(
     Raises:
       ValueError: if order is not 1, 2 or 3, or eta is negative.
 
-    Lu et al. 2022, arXiv:2206.00927, algorithms 3 and 4, on the last values in the place of
-    stages; the SDE: arXiv:2211.01095, appendix A.
+    Lu et al. 2022, arXiv:2206.00927, on the last values in the place of stages; as an SDE:
+    arXiv:2211.01095.
 
+    >>> import jax.numpy as jnp
     >>> dpm_solver_m(3).init(jnp.zeros((2, 3))).hist.past.known.tolist()
     [0, 0]
     """
@@ -123,7 +125,7 @@ def dpm_solver_m(
         raise ValueError(f"order={order}: give one of (1, 2, 3)")
     method = Method(
         order,
-        slope=_halved if midpoint else None,
+        slope=exponential.midpoint if midpoint else None,
         bend=0.5 if published else 1.0,
         by_noise=True,
         taper=taper,

@@ -16,13 +16,17 @@ w_j is the sum of L_j's coefficients times the moments. The recurrences lose dig
 M_m is k m! phi_(m+1)(-k) or k e^-k m! phi_(m+1)(k), by the series of the highest phi and
 phi_m(x) = x phi_(m+1)(x) + 1/m! for the others.
 
-Hochbruck and Ostermann 2010, Acta Numerica 19, section 2.
+Hochbruck and Ostermann 2010, Acta Numerica 19.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
+
+Slope = Callable[[Array, Array, bool], Array]
+"""slope(k, M_0, by_noise): what stands in for M_1."""
 
 
 def moments(k: Array, count: int, *, by_noise: bool = False) -> list[Array]:
@@ -33,8 +37,8 @@ def moments(k: Array, count: int, *, by_noise: bool = False) -> list[Array]:
       count: how many, at least 1.
       by_noise: weigh by e^-u, for eps; else by e^(u-k), for x_0.
 
-    >>> [round(float(m), 6) for m in moments(jnp.ones(1), 2)]   # 1 - 1/e, 1/e
-    [0.632121, 0.367879]
+    >>> [round(float(m[0]), 4) for m in moments(jnp.ones(1), 2)]   # 1 - 1/e, 1/e
+    [0.6321, 0.3679]
     """
     found = [-jnp.expm1(-k)]
     if count == 1:
@@ -95,3 +99,35 @@ def weights(nodes: list[Array], used: Array, ladder: list[list[Array]]) -> list[
             weight = sum((a * m for a, m in zip(poly, row, strict=True)), jnp.zeros_like(nodes[0]))
             found[j] = jnp.where(used == n, weight, found[j])
     return found
+
+
+def midpoint(k: Array, whole: Array, by_noise: bool) -> Array:
+    """M_0/2 in the place of M_1: DPM-Solver's midpoint, and UniPC's B_2(h) = e^h - 1."""
+    return 0.5 * whole
+
+
+def even(k: Array, whole: Array, by_noise: bool) -> Array:
+    """The weight at s times k/2 in the place of M_1: UniPC's B_1(h) = h, and SA-Solver's."""
+    return 0.5 * k * jnp.exp(-k) if by_noise else 0.5 * k
+
+
+def ladder(k: Array, most: int, slope: Slope | None, bend: float, by_noise: bool) -> list[Any]:
+    """The moments that 1, 2, ... `most` nodes are weighed by, with what the methods change in them.
+
+    Args:
+      k: [b], finite.
+      most: number of nodes.
+      slope: stands in for M_1 where two nodes are used; None leaves it.
+      bend: the share of M_2 where three nodes are used.
+      by_noise: see `moments`.
+
+    >>> [len(row) for row in ladder(jnp.ones(1), 3, midpoint, 0.5, False)]
+    [1, 2, 3]
+    """
+    every = moments(k, 1 if most == 2 and slope is not None else most, by_noise=by_noise)
+    rows = [every[:n] for n in range(1, most + 1)]
+    if slope is not None and most > 1:
+        rows[1] = [every[0], slope(k, every[0], by_noise)]
+    if most > 2:
+        rows[2] = [*every[:2], bend * every[2]]
+    return rows

@@ -13,7 +13,8 @@ from typing import Any
 
 from jaxtyping import Array
 
-from jaxdiff.samplers.multistep import Method, even, midpoint, multistep, rate
+from jaxdiff.samplers.exponential import even, midpoint
+from jaxdiff.samplers.multistep import Method, multistep, rate
 from jaxdiff.types import Sampler, Scalar
 
 ALWAYS = float("inf")
@@ -44,8 +45,9 @@ def unipc(
     Raises:
       ValueError: if order is not 1, 2 or 3.
 
-    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8.
+    Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2, for x_0 by default.
 
+    >>> import jax.numpy as jnp
     >>> unipc(3).init(jnp.zeros((2, 3))).hist.past.known.tolist()
     [0, 0]
     """
@@ -72,8 +74,9 @@ def deis(order: int = 3, *, taper: Scalar = 15) -> Sampler:
     Raises:
       ValueError: if order is not 1, 2 or 3.
 
-    Zhang and Chen 2022, arXiv:2204.13902, eq. (15) and section 3.3.
+    Zhang and Chen 2022, arXiv:2204.13902, the exponential Adams method in log rho.
 
+    >>> import jax.numpy as jnp
     >>> len(deis(3).init(jnp.zeros((2, 3))).hist.past.values)
     2
     """
@@ -105,8 +108,10 @@ def sa_solver(
     Raises:
       ValueError: if tau is negative, or one of the orders is not offered.
 
-    Xue et al. 2023, arXiv:2309.05019, algorithm 1; with two values by appendix E, B(h) = h.
+    Xue et al. 2023, arXiv:2309.05019; with two values the slope is weighed by k/2, as in
+    the authors' code and UniPC's bh1.
 
+    >>> import jax.numpy as jnp
     >>> sa_solver(lambda ratio: jnp.where(ratio > 1, 1.0, 0.0)).init(jnp.zeros((2, 3))).x.shape
     (2, 3)
     """

@@ -39,6 +39,27 @@ def test_sde_is_the_textbooks(name, double):
     assert relative(g2, TEXTBOOK[name].diffusion2(wide(times))).max() < tolerance
 
 
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.usefixtures("x64")
+def test_kernels_and_levels_are_the_textbooks(name):
+    """q(x_t | x_s), q(x_s | x_t, x_0) and log-SNR from the papers' alpha and sigma alone."""
+    process = PROCESSES[name]()
+    s, t = _pairs(process)
+    (a_s, a_t), (v_s, v_t) = (
+        [fn(wide(u)) for u in (s, t)] for fn in (TEXTBOOK[name].alpha, TEXTBOOK[name].sigma)
+    )
+    shrink = a_t / a_s
+    var = v_t**2 - shrink**2 * v_s**2
+    kernel, bridge = pr.transition(process, s, t), pr.posterior(process, s, t)
+    assert relative(kernel.shrink, shrink).max() < 1e-11
+    assert relative(kernel.var, var).max() < 1e-11
+    assert relative(bridge.on_x0, a_s * var / v_t**2).max() < 1e-11
+    assert relative(bridge.on_xt, shrink * v_s**2 / v_t**2).max() < 1e-11
+    assert relative(bridge.var, var * v_s**2 / v_t**2).max() < 1e-11
+    level = 2 * np.log(a_t / v_t)
+    assert np.abs(wide(pr.log_snr(process, t)) - level).max() < 1e-11
+
+
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.usefixtures("x64")
 def test_sde_of_tables_integrates_to_the_betas(name):

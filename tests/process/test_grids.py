@@ -1,10 +1,4 @@
-"""Grids and tables against the numbers of the libraries that made them known, and in closed form.
-
-`schedules.npz` holds what k-diffusion 0.1.1, diffusers 0.42.1 (in float64) and the published tables
-of Align Your Steps give.
-"""
-
-import pathlib
+"""Grids in closed form: where they are even, where they end, and what they refuse."""
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +8,9 @@ from jax.scipy.special import betainc
 
 from jaxdiff import process as pr
 from jaxdiff.process.noise_grids import _beta_quantile
+from tests.process.cases import PROCESSES, SIGNAL_ENDS, TABLES
 
-KNOWN = np.load(pathlib.Path(__file__).with_name("schedules.npz"))
-BETAS = {
-    "linear": pr.linear_betas,
-    "scaled_linear_sd": pr.scaled_linear_betas,
-    "squaredcos": pr.cosine_betas,
-    "sigmoid": pr.sigmoid_betas,
-    "laplace": pr.laplace_betas,
-}
 x64 = pytest.mark.usefixtures("x64")
-
-
-def counts(prefix, suffix=""):
-    """The numbers of steps for which a grid is known."""
-    found = [k for k in KNOWN.files if k.startswith(prefix + "/") and k.endswith(suffix)]
-    assert found, prefix
-    return sorted(int(k.removeprefix(prefix + "/").removesuffix(suffix)) for k in found)
-
-
-# Each number of steps is compiled anew.
-some_or_all = pytest.mark.parametrize(
-    "chosen", [slice(None, None, 3), pytest.param(slice(None), marks=pytest.mark.slow)]
-)
 
 
 def ratios(process, ts):
@@ -44,119 +18,152 @@ def ratios(process, ts):
     return np.asarray(sigma / alpha)
 
 
-def close(found, key):
-    np.testing.assert_allclose(found, KNOWN[key], rtol=1e-12, atol=0)
-
-
 def stable_diffusion():
     return pr.from_betas(pr.scaled_linear_betas())
 
 
-@x64
-@pytest.mark.parametrize("name", BETAS)
-def test_tables_are_those_of_diffusers(name):
-    betas = BETAS[name]()
-    close(betas, f"betas/{name}/f64")
-    process = pr.from_betas(betas)
-    close(process.alpha(jnp.arange(1000.0)) ** 2, f"alphas_cumprod/{name}/f64")
+GRIDS = {
+    "uniform": pr.uniform,
+    "linspace": pr.linspace,
+    "uniform_lambda": pr.uniform_lambda,
+    "karras": pr.karras,
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_grids_walk_from_noise_to_data(name, grid):
+    process = PROCESSES[name]()
+    for n in (1, 5):
+        ts = GRIDS[grid](process, n)
+        assert ts.shape == (n + 1,) and ts.dtype == jnp.float32
+        assert float(ts[0]) == float(process.t_max) and float(ts[-1]) == float(process.t_clean)
+        pr.check_grid(ts)
+        # the network is asked inside the interval, to single precision of its length
+        slack = 1e-6 * float(process.t_max - process.t_min)
+        assert float(ts[-2]) >= float(process.t_min) - (slack if n > 1 else 0)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_grids_of_tables_have_every_length(name):
+    """What divides 1000 and what does not."""
+    process = PROCESSES[name]()
+    for n in (1, 3, 7, 50):
+        for grid in (pr.uniform, pr.linspace, pr.leading):
+            ts = grid(process, n)
+            assert ts.shape == (n + 1,) and float(ts[-1]) == -1.0
+            pr.check_grid(ts)
+            assert float(ts[-2]) >= 0 and float(ts[0]) <= 999.0
+
+
+def test_uniform_never_asks_below_t_min():
+    """Where a spread to t_clean would, the last of the n times asked is t_min itself."""
+    np.testing.assert_allclose(pr.uniform(pr.ve(), 3), [1.0, 0.5, 0.0, -1.0])
+    np.testing.assert_allclose(pr.uniform(pr.rectified_flow(), 4), [1.0, 0.75, 0.5, 0.25, 0.0])
+    assert float(pr.uniform(pr.vp_linear(), 2000)[-2]) == float(pr.vp_linear().t_min)
 
 
 @x64
-@pytest.mark.parametrize("name", ["linear", "scaled_linear_sd", "squaredcos"])
-def test_tables_without_signal_at_their_end_are_those_of_diffusers(name):
-    betas = pr.zero_snr(BETAS[name]())
-    np.testing.assert_allclose(betas, KNOWN[f"betas_zsnr/{name}/f64"], rtol=0, atol=1e-12)
-    alpha = pr.from_betas(betas).alpha(jnp.arange(1000.0))
-    known = KNOWN[f"alphas_cumprod_zsnr/{name}/f64"]
-    np.testing.assert_allclose(alpha**2, known, rtol=0, atol=1e-12)
-    assert float(alpha[-1]) == 0
+def test_karras_on_other_processes_has_the_same_ratios():
+    """sigma/alpha is even in its 7th root between the ends of the process."""
+    for process in (pr.vp_linear(), pr.ve(), pr.from_betas(pr.linear_betas())):
+        ts = pr.karras(process, 12)[:-1]
+        ratio = np.exp(-np.asarray(pr.log_snr(process, ts)) / 2)
+        steps = np.diff(ratio ** (1 / 7))
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
+        assert float(ts[-1]) == pytest.approx(float(process.t_min), abs=1e-9)
 
 
 @x64
-@some_or_all
-@pytest.mark.parametrize("rho", [3, 5, 7, 9])
-def test_karras_is_that_of_k_diffusion(rho, chosen):
-    for n in counts(f"kdiff/karras_rho{rho}")[chosen]:
-        close(pr.karras(pr.edm(), n, rho), f"kdiff/karras_rho{rho}/{n}")
+def test_uniform_lambda_is_even_in_log_snr():
+    """In all processes whose ends are finite there."""
+    for name in ("vp_linear", "sub_vp", "ve", "table_linear"):
+        process = PROCESSES[name]()
+        lam = np.asarray(pr.log_snr(process, pr.uniform_lambda(process, 9)[:-1]))
+        np.testing.assert_allclose(np.diff(lam), np.diff(lam)[0], rtol=1e-8)
 
 
-@x64
-@some_or_all
-def test_the_other_grids_of_k_diffusion(chosen):
-    edm, vp = pr.edm(), pr.vp_linear()
-    for n in counts("kdiff/exponential")[chosen]:
-        close(pr.uniform_lambda(edm, n), f"kdiff/exponential/{n}")
-        close(ratios(vp, pr.linspace(vp, n)), f"kdiff/vp/{n}")
-        for rho in ("1", "1.5", "0.7"):
-            close(pr.polyexponential(edm, n, float(rho)), f"kdiff/polyexponential_rho{rho}/{n}")
+@pytest.mark.parametrize("name", sorted(SIGNAL_ENDS))
+@pytest.mark.parametrize("grid", ["karras", "uniform_lambda"])
+def test_grids_from_alpha_zero_count_from_a_finite_ratio(name, grid):
+    """t_max itself is exact; from there on the grid is that from sigma/alpha = 1000."""
+    process = PROCESSES[name]()
+    ratio = np.exp(-np.asarray(pr.log_snr(process, GRIDS[grid](process, 10)[:-1]), float) / 2)
+    assert np.isinf(ratio[0]) and 10 < ratio[1] < 1000
+    even = np.log(ratio[1:]) if grid == "uniform_lambda" else ratio[1:] ** (1 / 7)
+    first = np.log(1e3) if grid == "uniform_lambda" else 1e3 ** (1 / 7)
+    np.testing.assert_allclose(np.diff([first, *even]), even[1] - even[0], rtol=1e-2)
 
 
-@x64
 @pytest.mark.parametrize(
-    ("name", "grid"),
+    ("process", "n", "offset"),
     [
-        ("karras", pr.karras),
-        ("exponential", pr.uniform_lambda),
-        ("lu", pr.uniform_lambda),
-        ("beta", pr.beta),
+        (pr.vp_linear, 4, 0),
+        (PROCESSES["table_linear"], 1001, 0),
+        (PROCESSES["table_linear"], 1000, 1),
     ],
 )
-def test_noise_grids_on_a_table_are_those_of_diffusers(name, grid):
-    process, place = stable_diffusion(), f"DPMSolverMultistepScheduler/{name}"
-    for n in counts(place, "/sigmas"):
-        close(ratios(process, grid(process, n)), f"{place}/{n}/sigmas")
+def test_leading_stays_on_its_table(process, n, offset):
+    with pytest.raises(ValueError, match=rf"leading: steps={n}, offset={offset}"):
+        pr.leading(process(), n, offset)
 
 
-@some_or_all
-@pytest.mark.parametrize("scheduler", ["DDIM", "DDPM"])
-def test_times_on_a_table_are_those_of_diffusers(scheduler, chosen):
-    process, place = stable_diffusion(), f"{scheduler}Scheduler"
-    spread = {
-        "leading_off0": pr.leading,
-        "leading_off1": lambda p, n: pr.leading(p, n, 1),
-        "trailing_off0": pr.trailing,
-        "linspace_off0": lambda p, n: jnp.round(pr.linspace(p, n)),
-    }
-    for name, grid in spread.items():
-        for n in counts(f"{place}/{name}", "/timesteps")[chosen]:
-            known = KNOWN[f"{place}/{name}/{n}/timesteps"]
-            assert grid(process, n)[:-1].tolist() == known.tolist(), (name, n)
+def test_check_grid_names_the_place():
+    with pytest.raises(ValueError, match=r"grid\[1\]=0.5, grid\[2\]=0.5"):
+        pr.check_grid(jnp.array([1.0, 0.5, 0.5, 0.0]))
+    with pytest.raises(ValueError, match=r"grid\[0\]=0.0"):
+        pr.check_grid(np.array([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"grid\[0\]"):
+        pr.check_grid(jnp.array([[1.0, 1.0], [0.5, 1.5], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"grid\[0\]"):
+        pr.check_grid(jnp.array([jnp.nan, 0.5]))
+    with pytest.raises(ValueError, match="1 times"):
+        pr.check_grid(jnp.array([1.0]))
+    pr.check_grid(jnp.array([[1.0, 0.9], [0.5, 0.1]]))
 
 
-def test_times_of_distilled_models_are_those_of_diffusers():
-    process = stable_diffusion()
-    for name, grid in (("LCM", pr.lcm_times), ("TCD", pr.trailing)):
-        for n in counts(f"{name}/orig50", "/timesteps"):
-            known = KNOWN[f"{name}/orig50/{n}/timesteps"]
-            assert grid(process, n)[:-1].tolist() == known.tolist(), (name, n)
-
-
-@x64
-@some_or_all
-@pytest.mark.parametrize("s", ["1", "1.15", "3"])
-def test_shifted_times_are_those_of_diffusers(s, chosen):
-    """Diffusers shifts its smallest time as well, and then all of them."""
-    flow = pr.rectified_flow(t_min=pr.shift(jnp.array(0.001), float(s)))
-    for n in counts(f"FlowMatchEuler/shift{s}", "/sigmas")[chosen]:
-        close(pr.shifted(float(s))(flow, n), f"FlowMatchEuler/shift{s}/{n}/sigmas")
-
-
-@x64
 @pytest.mark.parametrize(
-    ("key", "name"),
+    ("name", "ts", "words"),
     [
-        ("StableDiffusionSigmas", "stable_diffusion"),
-        ("StableDiffusionXLSigmas", "stable_diffusion_xl"),
-        ("StableDiffusionVideoSigmas", "stable_video"),
+        ("rectified_flow", [1.5, 0.5, 0.0], r"grid\[0\]=1.5 lies outside .* = \[0, 1\]"),
+        ("vp_linear", [1.0, 0.5, -0.1], r"grid\[2\]=-0.1"),
+        ("edm", [81.0, 1.0, 0.0], r"grid\[0\]=81.0 .* \[0, 80\]"),
+        ("table_linear", [1000.0, 10.0, -1.0], r"grid\[0\]=1000.0 .* \[-1, 999\]"),
+        ("rectified_flow", [[1.0, 1.1], [0.5, 0.5]], r"grid\[0, 1\]=1.1"),
     ],
 )
-def test_align_your_steps(key, name):
-    process = pr.edm(0.002, 1000.0)
-    close(pr.align_your_steps(process, 10, pr.AYS[name]), f"AYS/{key}")
-    wide = np.asarray(pr.align_your_steps(process, 19, pr.AYS[name]))
-    np.testing.assert_allclose(wide[:-1:2], KNOWN[f"AYS/{key}"][:-1], rtol=1e-12)
-    between = np.sqrt(wide[0:-3:2] * wide[2:-1:2])  # halfway in the logarithm
-    np.testing.assert_allclose(wide[1:-2:2], between, rtol=1e-12)
+def test_check_grid_names_what_lies_outside(name, ts, words):
+    process = PROCESSES[name]()
+    pr.check_grid(jnp.array(ts))
+    for times in (jnp.array(ts), np.array(ts)):
+        with pytest.raises(ValueError, match=words):
+            pr.check_grid(times, process)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_check_grid_forgives_rounding(name):
+    process = PROCESSES[name]()
+    whole = jnp.stack([process.t_max, process.t_clean])
+    pr.check_grid(jnp.nextafter(whole, jnp.array([jnp.inf, -jnp.inf])), process)
+    jax.jit(lambda p, ts: (pr.check_grid(ts, p), ts)[1])(process, 2 * whole)  # traces pass
+
+
+def test_check_grid_lets_traces_pass():
+    jax.jit(lambda ts: (pr.check_grid(ts), ts)[1])(jnp.array([0.0, 1.0]))
+
+
+def test_a_grid_is_an_argument_under_jit():
+    """Another process of the kind, another rho: no new trace."""
+    traces = []
+
+    def grid(process, rho):
+        traces.append(1)
+        return pr.karras(process, 4, rho)
+
+    grid = jax.jit(grid)
+    assert float(grid(pr.edm(0.002, 80.0), 7.0)[0]) == 80.0
+    assert float(grid(pr.edm(0.01, 50), 5)[0]) == 50.0
+    assert len(traces) == 2  # 7.0 and 5 differ in type; the process does not count
 
 
 @x64
@@ -224,7 +231,12 @@ def test_new_numbers_do_not_retrace():
 
 @pytest.mark.parametrize(
     "grid",
-    [pr.polyexponential, pr.uniform_ratio, pr.kl_optimal, pr.beta, pr.trailing, pr.quadratic],
+    [
+        *(pr.uniform, pr.linspace, pr.uniform_lambda, pr.karras, pr.polyexponential),
+        *(pr.uniform_ratio, pr.kl_optimal, pr.beta, pr.leading, pr.trailing, pr.simple),
+        *(pr.quadratic, pr.lcm_times, pr.shifted(3.0), pr.stretched(0.1)),
+        *(pr.discard_penultimate(pr.karras), pr.discard_penultimate(pr.leading)),
+    ],
 )
 def test_grids_want_a_step(grid):
     with pytest.raises(ValueError, match="steps=0: a grid needs at least one"):

@@ -1,4 +1,4 @@
-"""Laws against scipy's normal quantiles, draws against uniformity, grids against k-diffusion."""
+"""Laws against scipy's normal quantiles, draws against uniformity."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 from jaxdiff import process as pr
-from jaxdiff.process.grids import check_steps
 from jaxdiff.process.times import _fraction
-from tests.process.cases import PROCESSES, SIGNAL_ENDS, TABLES, span_of
+from tests.process.cases import PROCESSES, span_of
 
 names = pytest.mark.parametrize("name", PROCESSES)
 draws = pytest.mark.parametrize("draw", [pr.independent, pr.low_discrepancy])
@@ -122,151 +121,3 @@ def test_laws_are_arguments_under_jit(make):
 
     assert float(median(make(0.0, 1.0))) != float(median(make(-1, jnp.float32(2))))
     assert len(traces) == 1
-
-
-GRIDS = {
-    "uniform": pr.uniform,
-    "linspace": pr.linspace,
-    "uniform_lambda": pr.uniform_lambda,
-    "karras": pr.karras,
-}
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-@names
-def test_grids_walk_from_noise_to_data(name, grid):
-    process = PROCESSES[name]()
-    for n in (1, 5):
-        ts = GRIDS[grid](process, n)
-        assert ts.shape == (n + 1,) and ts.dtype == jnp.float32
-        assert float(ts[0]) == float(process.t_max) and float(ts[-1]) == float(process.t_clean)
-        pr.check_grid(ts)
-        # the network is asked inside the interval, to single precision of its length
-        slack = 1e-6 * float(process.t_max - process.t_min)
-        assert float(ts[-2]) >= float(process.t_min) - (slack if n > 1 else 0)
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_grids_of_tables_have_every_length(name):
-    """What divides 1000 and what does not."""
-    process = PROCESSES[name]()
-    for n in (1, 3, 7, 50):
-        for grid in (pr.uniform, pr.linspace, pr.leading):
-            ts = grid(process, n)
-            assert ts.shape == (n + 1,) and float(ts[-1]) == -1.0
-            pr.check_grid(ts)
-            assert float(ts[-2]) >= 0 and float(ts[0]) <= 999.0
-
-
-def test_grids_of_tables_are_those_of_diffusers():
-    """timesteps of diffusers' DDIMScheduler with timestep_spacing trailing, linspace, leading."""
-    process = pr.from_betas(pr.linear_betas())
-    assert pr.uniform(process, 4).tolist() == [999, 749, 499, 249, -1]
-    assert pr.uniform(process, 10).tolist() == [*range(999, 0, -100), -1]
-    assert pr.linspace(process, 10).tolist() == [*range(999, -1, -111), -1]
-    assert pr.leading(process, 4).tolist() == [750, 500, 250, 0, -1]
-    assert pr.leading(process, 10, 1).tolist() == [*range(901, 0, -100), -1]
-    twenty = np.asarray(pr.linspace(process, 20))  # diffusers rounds, we interpolate the table
-    assert np.abs(twenty[:3] - [999, 946, 894]).max() <= 0.5
-
-
-def test_uniform_never_asks_below_t_min():
-    """Where a spread to t_clean would, the last of the n times asked is t_min itself."""
-    np.testing.assert_allclose(pr.uniform(pr.ve(), 3), [1.0, 0.5, 0.0, -1.0])
-    np.testing.assert_allclose(pr.uniform(pr.rectified_flow(), 4), [1.0, 0.75, 0.5, 0.25, 0.0])
-    assert float(pr.uniform(pr.vp_linear(), 2000)[-2]) == float(pr.vp_linear().t_min)
-
-
-@pytest.mark.usefixtures("x64")
-def test_karras_is_k_diffusions():
-    """get_sigmas_karras(5, 0.002, 80, rho) in float64; rho 7 and 3."""
-    seven = [80.0, 17.527831964644111, 2.5152189761471591, 0.16975275626876413, 0.002, 0.0]
-    np.testing.assert_allclose(pr.karras(pr.edm(), 5), seven, rtol=1e-12)
-    three = [80.0, 34.746505851346882, 10.903104960664006, 1.6086515896491163, 0.002, 0.0]
-    np.testing.assert_allclose(pr.karras(pr.edm(), 5, 3), three, rtol=1e-12)
-
-
-@pytest.mark.usefixtures("x64")
-def test_karras_on_other_processes_has_the_same_ratios():
-    """sigma/alpha is even in its 7th root between the ends of the process."""
-    for process in (pr.vp_linear(), pr.ve(), pr.from_betas(pr.linear_betas())):
-        ts = pr.karras(process, 12)[:-1]
-        ratio = np.exp(-np.asarray(pr.log_snr(process, ts)) / 2)
-        steps = np.diff(ratio ** (1 / 7))
-        np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
-        assert float(ts[-1]) == pytest.approx(float(process.t_min), abs=1e-9)
-
-
-@pytest.mark.usefixtures("x64")
-def test_uniform_lambda_is_even_in_log_snr():
-    """For EDM it is k-diffusion's exponential grid."""
-    exponential = [80.0, 5.6568542494923788, 0.4, 0.028284271247461905, 0.002, 0.0]
-    np.testing.assert_allclose(pr.uniform_lambda(pr.edm(), 5), exponential, rtol=1e-12)
-    for name in ("vp_linear", "sub_vp", "ve", "table_linear"):
-        process = PROCESSES[name]()
-        lam = np.asarray(pr.log_snr(process, pr.uniform_lambda(process, 9)[:-1]))
-        np.testing.assert_allclose(np.diff(lam), np.diff(lam)[0], rtol=1e-8)
-
-
-@pytest.mark.parametrize("name", sorted(SIGNAL_ENDS))
-@pytest.mark.parametrize("grid", ["karras", "uniform_lambda"])
-def test_grids_from_alpha_zero_count_from_a_finite_ratio(name, grid):
-    """t_max itself is exact; from there on the grid is that from sigma/alpha = 1000."""
-    process = PROCESSES[name]()
-    ratio = np.exp(-np.asarray(pr.log_snr(process, GRIDS[grid](process, 10)[:-1]), float) / 2)
-    assert np.isinf(ratio[0]) and 10 < ratio[1] < 1000
-    even = np.log(ratio[1:]) if grid == "uniform_lambda" else ratio[1:] ** (1 / 7)
-    first = np.log(1e3) if grid == "uniform_lambda" else 1e3 ** (1 / 7)
-    np.testing.assert_allclose(np.diff([first, *even]), even[1] - even[0], rtol=1e-2)
-
-
-@pytest.mark.parametrize("grid", [*GRIDS.values(), pr.leading])
-def test_grids_want_a_step(grid):
-    with pytest.raises(ValueError, match=r"steps=0: .* at least one"):
-        grid(pr.edm(), 0)
-    check_steps(1)
-
-
-@pytest.mark.parametrize(
-    ("process", "n", "offset"),
-    [
-        (pr.vp_linear, 4, 0),
-        (PROCESSES["table_linear"], 1001, 0),
-        (PROCESSES["table_linear"], 1000, 1),
-    ],
-)
-def test_leading_stays_on_its_table(process, n, offset):
-    with pytest.raises(ValueError, match=rf"leading: steps={n}, offset={offset}"):
-        pr.leading(process(), n, offset)
-
-
-def test_check_grid_names_the_place():
-    with pytest.raises(ValueError, match=r"grid\[1\]=0.5, grid\[2\]=0.5"):
-        pr.check_grid(jnp.array([1.0, 0.5, 0.5, 0.0]))
-    with pytest.raises(ValueError, match=r"grid\[0\]=0.0"):
-        pr.check_grid(np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match=r"grid\[0\]"):
-        pr.check_grid(jnp.array([[1.0, 1.0], [0.5, 1.5], [0.0, 0.0]]))
-    with pytest.raises(ValueError, match=r"grid\[0\]"):
-        pr.check_grid(jnp.array([jnp.nan, 0.5]))
-    with pytest.raises(ValueError, match="1 times"):
-        pr.check_grid(jnp.array([1.0]))
-    pr.check_grid(jnp.array([[1.0, 0.9], [0.5, 0.1]]))
-
-
-def test_check_grid_lets_traces_pass():
-    jax.jit(lambda ts: (pr.check_grid(ts), ts)[1])(jnp.array([0.0, 1.0]))
-
-
-def test_a_grid_is_an_argument_under_jit():
-    """Another process of the kind, another rho: no new trace."""
-    traces = []
-
-    def grid(process, rho):
-        traces.append(1)
-        return pr.karras(process, 4, rho)
-
-    grid = jax.jit(grid)
-    assert float(grid(pr.edm(0.002, 80.0), 7.0)[0]) == 80.0
-    assert float(grid(pr.edm(0.01, 50), 5)[0]) == 50.0
-    assert len(traces) == 2  # 7.0 and 5 differ in type; the process does not count

@@ -63,6 +63,7 @@ def test_order():
 
 
 @x64
+@pytest.mark.slow
 def test_few_steps():
     """Root mean square errors on the mixture, from sigma = 80 to 0."""
     proc = process.edm(1e-9, 80.0)

@@ -40,7 +40,7 @@ def measured(solver, proc, ends, counts=(128, 256, 512)):
     """The order on a Gaussian, whose flow is known, with even steps between the ends."""
     dist = gaussian(2)
     x = proc.sigma(jnp.asarray(ends[0])) * vector(5, 8, 2)
-    grids = [jnp.linspace(*ends, n + 1) for n in counts]
+    grids = [jnp.linspace(ends[0], ends[1], n + 1) for n in counts]
 
     @jax.jit
     def walk(denoise, x):

@@ -11,7 +11,7 @@ from jaxdiff.types import Sampler
 
 
 def _times(case: Case) -> np.ndarray:
-    """The grid; a last level that is repeated (DEIS, SA-Solver) is a step of no length there too."""
+    """The grid; a last level that is repeated (DEIS, SA-Solver) makes a step of no length."""
     sigmas = case.sigmas.copy()
     if sigmas[-1] == sigmas[-2]:
         sigmas[-1] *= 1 - 1e-12
