@@ -18,9 +18,9 @@ the next evaluation is there, correct: repeat the step that led to it, now with 
     theta = 1 / (1 + (d/kappa)^M),
 
 d the root mean square, per sample, of the change of E[eps | x_t] since the last evaluation: large
-steps are made at low order, small ones at high order, without a switch. A step to sigma = 0 that is
-longer than the one before, because the network is not asked below t_min, is predicted with theta
-times the square of their ratio: a polynomial is not continued far beyond its slopes.
+steps are made at low order, small ones at high order, without a switch. Where a step to sigma = 0
+is continued, but longer than the one before because the network is not asked below t_min, theta is
+multiplied by the square of their ratio: a polynomial is not continued far beyond its slopes.
 """
 
 import functools
@@ -69,12 +69,13 @@ class _Point(NamedTuple):
 
 
 def adams_moulton(
-    order: int = 4,
+    order: int = 3,
     *,
     std: Scalar = 0.7,
     bend: Scalar = 0.8,
-    kappa: Scalar = 0.535,
+    kappa: Scalar = 0.27,
     power: Scalar = 4.0,
+    continued: bool = False,
 ) -> Sampler:
     """Adams-Moulton predictor-corrector of order 1 to 4 with a limiter, for the probability flow.
 
@@ -88,12 +89,14 @@ def adams_moulton(
       kappa: > 0, the change of the noise from step to step at which the order falls; infinite: no
         limiter.
       power: M > 0, how sharply.
+      continued: take the step to sigma = 0 like every other; else it returns the last E[x_0 | x_t],
+        so that what was done to that (clip, an edit) holds for the sample.
 
     Raises:
       ValueError: if order is not 1, 2, 3 or 4, std, kappa or power is not positive,
         or bend not in [0, 1].
 
-    >>> len(adams_moulton(3).init(jnp.zeros((2, 5))).hist.slopes.values)
+    >>> len(adams_moulton().init(jnp.zeros((2, 5))).hist.slopes.values)
     2
     """
     _check(order, kappa, power)
@@ -121,6 +124,7 @@ def adams_moulton(
         y = combine((1 / here.scale, state.x), *zip(again, (made, *slopes), strict=True))
         made = combine(*zip(ahead, slopes, strict=True))
         x = combine((there.scale, y), (there.scale, made))
+        x = x if continued else trees.where(there.tau == 0, est.x0, x)
         return State(x, Course(remember(past, slope, here.tau), eps, made)), est
 
     return Sampler(init, step)
