@@ -200,7 +200,7 @@ OF_NO_KIND = {
         sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
-    "inverse": "Operator cg misfit",
+    "inverse": "Nonlinear Operator Svd cg misfit",
     "denoise": """
         Denoiser Model Number all_memories check_range halves joined learned_variance model noise
         numeric predict score value_at velocity

@@ -4,11 +4,22 @@ from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.ddnm import ddnm
 from jaxdiff.inverse.dps import dps, dps_published
 from jaxdiff.inverse.gaussian import misfit, mmps, pigdm
-from jaxdiff.inverse.operators import Operator, average_pool, inpainting, linear, matrix, stack
+from jaxdiff.inverse.operators import (
+    Nonlinear,
+    Operator,
+    Svd,
+    average_pool,
+    inpainting,
+    linear,
+    matrix,
+    stack,
+)
 from jaxdiff.inverse.repaint import repaint
 
 __all__ = [
+    "Nonlinear",
     "Operator",
+    "Svd",
     "average_pool",
     "cg",
     "ddnm",

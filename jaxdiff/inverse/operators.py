@@ -25,17 +25,41 @@ CG_STEPS = 50
 
 
 @record
+class Svd:
+    """A = U diag(values) V^T, in coordinates z: values, V^T x and U^T y are shaped alike.
+
+    `vt(x) -> z` and `v(z) -> x` are inverse to one another; `ut(y) -> z` and `u(z) -> y` act where
+    values are not 0 and give 0 elsewhere. z may be complex (Fourier), values >= 0 are real.
+    """
+
+    values: Array
+    vt: Callable[[Array], Array]
+    v: Callable[[Array], Array]
+    ut: Callable[[Array], Array]
+    u: Callable[[Array], Array]
+
+
+@record
 class Operator:
     """A linear operator; all functions are of one example.
 
     `A(x) -> y`, `At(y) -> x`, `pinv(y) -> x`, `gram_solve(r2, s2, v) -> u`; `shape` that of x (or a
-    tree of shapes), static.
+    tree of shapes), static; `svd` where there is one.
     """
 
     A: Callable[[PyTree], PyTree]
     At: Callable[[PyTree], PyTree]
     pinv: Callable[[PyTree], PyTree]
     gram_solve: Callable[[Any, Any, PyTree], PyTree]
+    shape: Any = static()
+    svd: Svd | None = None
+
+
+@record
+class Nonlinear:
+    """A measurement y = A(x) that is not linear, of one example; `shape` that of x, static."""
+
+    A: Callable[[PyTree], PyTree]
     shape: Any = static()
 
 
@@ -296,7 +320,8 @@ def matrix(values: Float[Array, "m d"]) -> Operator:
     [0.0, 2.0]
     """
     values = jnp.asarray(values, float)
-    u, s, vt = jnp.linalg.svd(values, full_matrices=False)
+    u, s, whole = jnp.linalg.svd(values, full_matrices=True)
+    u, vt = u[:, : len(s)], whole[: len(s)]
     kept = s > s[0] * max(values.shape) * jnp.finfo(s.dtype).eps
     return Operator(
         Partial(_times, values),
@@ -304,7 +329,16 @@ def matrix(values: Float[Array, "m d"]) -> Operator:
         Partial(_svd_pinv, u, s, kept, vt),
         Partial(_svd_gram, u, s, kept),
         (values.shape[1],),
+        _padded_svd(u, jnp.where(kept, s, 0.0), whole),
     )
+
+
+def _padded_svd(u: Array, s: Array, vt: Array) -> Svd:
+    """z is as long as x: singular values that A lacks are 0."""
+    rest = vt.shape[0] - len(s)
+    u = jnp.pad(jnp.where(s[None] > 0, u, 0.0), ((0, 0), (0, rest)))
+    to, back = Partial(_times, vt), Partial(_times, vt.T)
+    return Svd(jnp.pad(s, (0, rest)), to, back, Partial(_times, u.T), Partial(_times, u))
 
 
 def _times(values: Array, x: Array) -> Array:
