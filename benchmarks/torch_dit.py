@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class TorchDiT(nn.Module):
-    """x [b, h, w, c], time [b] -> [b, h, w, c]; `label` is one for every image (None: no classes)."""
+    """x [b, h, w, c], time [b] -> [b, h, w, c]; `label` is one for all (None: no classes)."""
 
     def __init__(self, params, *, size, patch, width, heads, label=None):
         super().__init__()

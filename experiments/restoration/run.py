@@ -2,8 +2,8 @@
 
 python experiments/restoration/run.py RUN [--out FOLDER] [--n 32] [--steps 50]
 
-RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv (with a RUN of
-`jaxdiff train fashion_mnist:dit`, and torch and deepinv installed) puts deepinv's methods beside ours.
+RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv puts deepinv's methods beside ours,
+on the same weights; it takes a RUN of `jaxdiff train fashion_mnist:dit`, torch and deepinv.
 """
 
 import argparse
@@ -90,10 +90,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[*LINEAR, *NONLINEAR])
     parser.add_argument("--deepinv", action="store_true")
     args = parser.parse_args()
-    model, found, config = experiment.load(args.run)
-    denoise = bind(model, jnp.full(args.n, found.null, jnp.int32))
+    params, found, config = experiment.restore(args.run)
+    denoise = bind(experiment.model_of(found, params), jnp.full(args.n, found.null, jnp.int32))
     truth, distance, v0 = held_out(args.n), judge(), config.wiring.sigma_data**2
-    peers: dict[str, Any] = {}
     for number, task in enumerate(args.only):
         operator = (LINEAR | NONLINEAR)[task]()
         y = measure(jax.random.fold_in(jax.random.key(3), number), operator, truth)
@@ -109,16 +108,13 @@ def main() -> None:
             print(row(name, truth, x, y, operator, distance, cost), flush=True)
             columns.append(x)
         if args.deepinv:
-            from deepinv_side import METHODS as PEERS
-            from deepinv_side import Peer
+            from deepinv_side import NAMES, TASKS, Peer
 
-            peers = peers or Peer(model, config).methods(args.steps)
-            for name in PEERS.get(task, ()):
-                x, spent = peers[name](task, operator, y)
-                cost = f"as its own | {spent:.3f}"
-                line = row(
-                    f"{name}, deepinv", truth, jnp.clip(x, -1, 1), y, operator, distance, cost
-                )
+            peer = Peer(params, config)
+            for name in NAMES if task in TASKS else ():
+                x, spent, passes = peer.restore(name, args.steps, task, operator, y)
+                x, cost = jnp.clip(x, -1, 1), f"{passes} | {spent:.3f}"
+                line = row(f"{name}, deepinv", truth, x, y, operator, distance, cost)
                 print(line, flush=True)
         picture(args.out / f"{task.replace(' ', '_')}.png", columns)
 
