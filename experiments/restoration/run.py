@@ -2,7 +2,7 @@
 
 python experiments/restoration/run.py RUN [--out FOLDER] [--n 32] [--steps 50]
 
-RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv puts deepinv's methods beside ours,
+RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv puts deepinv's methods beside,
 on the same weights; it takes a RUN of `jaxdiff train fashion_mnist:dit`, torch and deepinv.
 """
 
