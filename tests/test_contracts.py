@@ -178,6 +178,12 @@ OPERATORS = {
     "matrix": inverse.matrix(vector(5, 3, 5)),
     "stack": inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
 }
+NOISES = {
+    "gaussian": inverse.noises.gaussian(0.1),
+    "poisson": inverse.noises.poisson(20.0, low=-6.0),
+    "poisson_gaussian": inverse.noises.poisson_gaussian(20.0, 0.1, low=-6.0),
+    "speckle": inverse.noises.speckle(0.1),
+}
 OF_NO_KIND = {
     "process": """
         AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
@@ -200,7 +206,8 @@ OF_NO_KIND = {
         sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
-    "inverse": "Nonlinear Operator Svd cg misfit",
+    "inverse": "Noise Nonlinear Operator Svd cg misfit noises",
+    "noises": "Noise",
     "denoise": """
         Denoiser Model Number all_memories check_range halves joined learned_variance model noise
         numeric predict score value_at velocity
@@ -214,10 +221,12 @@ KINDS = {
     "samplers": [SAMPLERS],
     "guidance": [GUIDES],
     "inverse": [GUIDES, OPERATORS, IMAGE_SAMPLERS],
+    "noises": [NOISES],
     "denoise": [DENOISERS],
     "exact": [],
 }
 MODULES = {"process": process, "samplers": samplers, "guidance": guidance, "inverse": inverse,
+           "noises": inverse.noises,
            "denoise": dn, "exact": exact}  # fmt: skip
 
 
@@ -435,3 +444,24 @@ def test_every_operator():
     alone = operated(OPERATORS, keys[DEVICES - 1])
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
         assert np.allclose(np.asarray(a[-1]), np.asarray(b), atol=1e-5)
+
+
+def test_every_noise():
+    """One example; a sample of a batch is that sample alone; levels may change under one trace."""
+
+    @jax.jit
+    def noised(laws, keys, clean):
+        y = {n: jax.vmap(law.draw)(keys, clean) for n, law in laws.items()}
+        return {n: (y[n], jax.vmap(laws[n].log_prob)(y[n], clean)) for n in laws}
+
+    clean = vector(6, B, 3, 2)
+    whole = noised(NOISES, keys_of(B), clean)
+    for name, (y, log_prob) in whole.items():
+        assert_like(y, clean)
+        assert log_prob.shape == (B,) and jnp.isfinite(log_prob).all(), name
+    other = noised(NOISES, keys_of(B).at[0].set(jax.random.key(9)), clean.at[0].add(1.0))
+    for name, (y, log_prob) in other.items():
+        assert jnp.allclose(y[1], whole[name][0][1], atol=1e-5), name
+        assert jnp.allclose(log_prob[1], whole[name][1][1], rtol=1e-5), name
+    noised(jax.tree.map(lambda leaf: 1.1 * leaf, NOISES), keys_of(B), clean)
+    assert noised._cache_size() == 1

@@ -1,9 +1,11 @@
 """Inverse problems: operators, and guides and corrections that sample their posteriors."""
 
+from jaxdiff.inverse import noises
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.ddnm import ddnm
 from jaxdiff.inverse.dps import dps, dps_published
 from jaxdiff.inverse.gaussian import misfit, mmps, pigdm
+from jaxdiff.inverse.noises import Noise
 from jaxdiff.inverse.operators import (
     Nonlinear,
     Operator,
@@ -17,6 +19,7 @@ from jaxdiff.inverse.operators import (
 from jaxdiff.inverse.repaint import repaint
 
 __all__ = [
+    "Noise",
     "Nonlinear",
     "Operator",
     "Svd",
@@ -30,6 +33,7 @@ __all__ = [
     "matrix",
     "misfit",
     "mmps",
+    "noises",
     "pigdm",
     "repaint",
     "stack",
