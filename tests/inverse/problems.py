@@ -120,8 +120,9 @@ def dense(operator, scales):
         "A": columns(operator.A, x),
         "At": columns(operator.At, y),
         "pinv": columns(operator.pinv, y),
-        "point": ravel_pytree(operator.A(example(operator)))[0],
     }
+    point = example(operator)
+    found |= {"x": ravel_pytree(point)[0], "y": ravel_pytree(operator.A(point))[0]}
     # of all y, and of those in the range: without noise there is a solution for these alone
     sides = jnp.concatenate([jnp.eye(len(found["A"])), found["A"]], axis=1)
     unravel = ravel_pytree(y)[1]
