@@ -128,7 +128,7 @@ def dense(operator, scales):
     unravel = ravel_pytree(y)[1]
     solve = lambda r2, s2, v: ravel_pytree(operator.gram_solve(r2, s2, unravel(v)))[0]  # noqa: E731
     many = jax.vmap(jax.vmap(solve, (None, None, 1), 1), (0, 0, None))
-    found["gram"] = many(*scales, sides)
+    found["gram"] = many(scales[0], scales[1], sides)
     if operator.svd is not None:
         svd, z = operator.svd, jax.eval_shape(operator.svd.vt, x)
         z = jnp.zeros(z.shape, z.dtype)
