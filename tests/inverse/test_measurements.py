@@ -1,5 +1,6 @@
 """What each operator measures, against formulas of another route."""
 
+import functools
 import io
 
 import jax
@@ -13,6 +14,7 @@ from PIL import Image
 
 from jaxdiff import inverse
 from jaxdiff.inverse.operators.jpeg import quantisation_table
+from tests.problems import keys_of
 
 
 def image(seed, *shape):
@@ -31,7 +33,7 @@ def test_bicubic_is_antialiased_and_mirrors():
         wide = np.pad(x, ((12, 12), (8, 8), (0, 0)), "symmetric")
         size = 36 // factor, 24 // factor, 2
         whole = jax.image.resize(wide, size, "cubic")[12 // factor : 24 // factor]
-        found = inverse.bicubic(factor, x.shape).A(x)
+        found = jax.jit(lambda v, f=factor: inverse.bicubic(f, v.shape).A(v))(x)
         assert np.allclose(found, whole[:, 8 // factor : 16 // factor], atol=1e-5)
     rows = inverse.bicubic(2, (12, 12, 1)).A(jnp.eye(12)[..., None])
     # by hand: Keys' cubic at 1/4, 3/4, 5/4, 7/4, halved
@@ -153,12 +155,18 @@ def test_clipped_and_rounded_values_are_projected():
 
 def test_light_is_blurred():
     x, k = 0.9 * jnp.tanh(image(12, 4, 4, 2)), inverse.gaussian_kernel(0.8, 3)
-    linear, flat = inverse.blur(k, x.shape).A(x), inverse.nonlinear_blur(k, x.shape, gamma=1.0)
-    assert np.allclose(flat.A(x), linear, atol=1e-5)
-    op = inverse.nonlinear_blur(k, x.shape)
     light = ((x + 1) / 2) ** 2.2
-    assert np.allclose(((op.A(x) + 1) / 2) ** 2.2, inverse.blur(k, x.shape).A(light), atol=1e-5)
-    slope = jax.grad(lambda v: op.A(v).sum())(jnp.full(x.shape, -2.0))
+
+    @jax.jit
+    def seen(x, light):
+        flat, op = (inverse.nonlinear_blur(k, x.shape, gamma=g) for g in (1.0, 2.2))
+        slope = jax.grad(lambda v: op.A(v).sum())(jnp.full(x.shape, -2.0))
+        linear = jax.vmap(inverse.blur(k, x.shape).A)(jnp.stack([x, light]))
+        return flat.A(x), op.A(x), *linear, slope
+
+    flat, curved, linear, blurred, slope = seen(x, light)
+    assert np.allclose(flat, linear, atol=1e-5)
+    assert np.allclose(((curved + 1) / 2) ** 2.2, blurred, atol=1e-5)
     assert np.isfinite(slope).all()
 
 
@@ -202,16 +210,21 @@ def test_jpeg_rounds_coefficients_and_projects_them():
 
 
 def test_masks_hide_what_they_say():
-    key = jax.random.key(0)
-    assert int(inverse.box_mask((6, 5, 3), (1, 2), (4, 4)).sum()) == 30 - 6
-    shown = [int(inverse.random_mask(key, (5, 4, 1), s).sum()) for s in (0.0, 0.3, 1.0)]
-    assert shown == [0, 6, 20]
-    columns = inverse.column_mask(key, (3, 12, 1), 0.5, centre=3)
+    @jax.jit
+    def masks(keys):
+        key, other = keys
+        wide = functools.partial(inverse.stroke_mask, shape=(32, 32, 3))
+        strokes = wide(key, width=4.0), wide(other, width=4.0), wide(key, width=8.0)
+        some = [inverse.random_mask(key, (5, 4, 1), s) for s in (0.0, 0.3, 1.0)]
+        columns = inverse.column_mask(key, (3, 12, 1), 0.5, centre=3)
+        return inverse.box_mask((6, 5, 3), (1, 2), (4, 4)), some, columns, *strokes
+
+    box, some, columns, *strokes, thick = jax.tree.map(np.asarray, masks(keys_of(2)))
+    assert box.sum() == 30 - 6
+    assert [m.sum() for m in some] == [0, 6, 20]
     assert columns.shape == (3, 12, 1) and (columns == columns[:1]).all()
     assert columns[0].sum() == 6 and columns[0, 5:8].all()
-    strokes = [inverse.stroke_mask(jax.random.key(i), (32, 32, 3), width=4.0) for i in range(2)]
     assert all(0.3 < m.mean() < 0.999 for m in strokes) and (strokes[0] != strokes[1]).any()
-    thick = inverse.stroke_mask(jax.random.key(0), (32, 32, 3), width=8.0)
     assert (~thick | strokes[0]).all() and thick.sum() < strokes[0].sum()
 
 

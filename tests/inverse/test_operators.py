@@ -72,6 +72,15 @@ def test_the_pseudo_inverse_is_that_of_the_matrix():
         assert np.allclose(found, np.linalg.pinv(rows) @ np.asarray(y), atol=1e-10)
 
 
+def test_little_noise_does_not_magnify_rounding():
+    """1/s2 multiplies what is left outside of the range, and of a square matrix nothing may be."""
+    rows, y = vector(6, 5, 5) + 3 * jnp.eye(5), vector(1, 5)
+    found = jax.jit(lambda y: inverse.matrix(rows).gram_solve(1.0, 1e-7, y))(y)
+    whole = np.asarray(rows, np.float64)
+    truth = np.linalg.solve(whole @ whole.T + 1e-7 * np.eye(5), np.asarray(y, np.float64))
+    assert np.abs(found - truth).max() < 1e-4 * np.abs(truth).max()
+
+
 @pytest.mark.slow
 def test_single_precision_is_kept():
     operators = {name: make() for name, make in OPERATORS.items()}
