@@ -14,7 +14,7 @@ from jaxdiff.canonical import scan
 from jaxdiff.trees import combine, dots
 from jaxdiff.types import PyTree
 
-_Carry = tuple[PyTree, PyTree, PyTree, Array]
+_Carry = tuple[PyTree, PyTree, PyTree, Array, Array]
 
 
 def cg(
@@ -43,17 +43,19 @@ def cg(
     bound = max(tolerance, rounding) ** 2 * dots(b, b)
 
     def step(carry: _Carry, _: None) -> tuple[_Carry, None]:
-        u, r, p, rr = carry
+        u, r, p, rr, top = carry
         q = matvec(p)
-        pq = dots(p, q)
+        pq, pp = dots(p, q), dots(p, p)
+        # a direction that M does not see: what is left of b is outside its range
+        top = jnp.maximum(top, pq / jnp.where(pp > 0, pp, 1.0))
         # a sample that is done takes no more steps, and 0/0 must not arise
-        alive = (rr > bound) & (pq > 0)
+        alive = (rr > bound) & (pq > rounding * top * pp)
         rate = jnp.where(alive, rr / jnp.where(alive, pq, 1.0), 0.0)
         u, r = combine((1.0, u), (rate, p)), combine((1.0, r), (-rate, q))
         new = dots(r, r)
         turn = jnp.where(alive, new / jnp.where(alive, rr, 1.0), 0.0)
         p = combine((1.0, r), (turn, p))
-        return (u, r, p, jnp.where(alive, new, rr)), None
+        return (u, r, p, jnp.where(alive, new, rr), top), None
 
-    start = (jax.tree.map(jnp.zeros_like, b), b, b, dots(b, b))
+    start = (jax.tree.map(jnp.zeros_like, b), b, b, dots(b, b), jnp.zeros_like(bound))
     return scan(step, start, length=steps)[0][0]
