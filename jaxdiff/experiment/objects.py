@@ -20,7 +20,10 @@ from jaxdiff.process import Process, Wiring
 from jaxdiff.types import Net, PyTree, Sampler
 
 _NETS = {
-    "unet": (nets.unet, ("widths", "depth", "middle", "heads", "attention", "embed_dim")),
+    "unet": (
+        nets.unet,
+        ("widths", "depth", "middle", "heads", "attention", "embed_dim", "remat"),
+    ),
     "dit": (nets.dit, ("patch", "width", "depth", "heads", "remat")),
     "mlp": (nets.mlp, ("width", "depth")),
 }

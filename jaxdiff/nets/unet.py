@@ -10,7 +10,7 @@ Reference: Ronneberger et al. 2015, arXiv 1505.04597; Ho et al. 2020, arXiv 2006
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ def unet(
     embed_dim: int = 128,
     classes: int = 0,
     context_dim: int = 0,
+    remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Net:
     """A U-Net as two pure functions; the arguments are those of `UNet`.
@@ -72,6 +73,7 @@ def unet(
             embed_dim=embed_dim,
             classes=classes,
             context_dim=context_dim,
+            remat=remat,
             dtype=dtype,
             rngs=rngs,
         )
@@ -93,6 +95,7 @@ class UNet(nnx.Module):
       embed_dim: width of the embedding of time and class.
       classes: number of classes; label `classes` is the null label. 0: unconditional.
       context_dim: width of tokens; > 0 adds cross-attention at those levels and in the middle.
+      remat: recompute each block in the backward pass instead of keeping what is inside.
       dtype: of the arithmetic; parameters and output are float32.
       rngs: for the initial parameters. The network itself is deterministic.
 
@@ -118,12 +121,13 @@ class UNet(nnx.Module):
         embed_dim: int = 128,
         classes: int = 0,
         context_dim: int = 0,
+        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         _check_build(widths, depth, middle, attention)
         self.channels, self.classes, self.context_dim = channels, classes, context_dim
-        self.dtype = dtype
+        self.remat, self.dtype = remat, dtype
 
         def block(inputs: int, width: int, own: bool, cross: bool) -> Block:
             return Block(
@@ -167,9 +171,15 @@ class UNet(nnx.Module):
         h, skips = self._descend(self.entry(x.astype(self.dtype)), embedding, given)
         for i, block in enumerate(self.middle):
             place = Site(f"middle/{i}", "", "middle", len(self.down), i, "block", _hw(h), 0)
-            h = block(h, embedding, given, place=place)
+            h = self._run(block, place, given)(h, embedding)
         h = self._ascend(h, skips, embedding, given)
         return self.exit(jax.nn.silu(self.norm(h))).astype(jnp.float32)
+
+    def _run(self, block: Block, place: Site, given: Given) -> Callable[..., Array]:
+        def run(h: Array, embedding: Array) -> Array:
+            return block(h, embedding, given, place=place)
+
+        return jax.checkpoint(run) if self.remat else run
 
     def _read(self, x: Array, cond: PyTree) -> Given:
         if x.shape[-1] != self.channels:
@@ -186,7 +196,7 @@ class UNet(nnx.Module):
         for level, (blocks, shrink) in enumerate(zip(self.down, self.shrink)):
             for i, block in enumerate(blocks):
                 place = Site(f"down/{level}/{i}", "", "down", level, i, "block", _hw(h), 0)
-                h = block(h, embedding, given, place=place)
+                h = self._run(block, place, given)(h, embedding)
                 skips.append(h)
             h = shrink(space_to_depth(h))
         return h, skips
@@ -197,7 +207,7 @@ class UNet(nnx.Module):
             for i, block in enumerate(self.up[level]):
                 place = Site(f"up/{level}/{i}", "", "up", level, i, "block", _hw(h), 0)
                 skip = ports.hook(given.control, place, "skip", skips.pop())
-                h = block(jnp.concatenate([h, skip], axis=-1), embedding, given, place=place)
+                h = self._run(block, place, given)(jnp.concatenate([h, skip], axis=-1), embedding)
         return h
 
 
