@@ -22,8 +22,6 @@ from jaxdiff.types import GUIDE, Estimate, Now, PyTree, Sampler
 
 
 def _merge(mask: Array, y: Array, now: Now, process: Any, x: Array, est: Estimate) -> PyTree:
-    if y.shape != x.shape:
-        raise ValueError(f"y of shape {y.shape} for samples of shape {x.shape}: they must agree")
     seen = perturb(process, now.s, y, normal(fold(now.key, GUIDE), y))
     return jnp.where(mask[None], seen, x)
 
