@@ -27,9 +27,7 @@ from jaxdiff.types import At, Estimate, PyTree, number
 
 def _paired(fns: Any, x: Any, t: Any, now: Any) -> Estimate:
     if not isinstance(x, dict) or x.keys() != fns.keys():
-        raise ValueError(
-            f"x has the parts {_parts(x)}, the denoisers {sorted(fns)}: they must agree"
-        )
+        raise ValueError(f"x is {_parts(x)}, the denoisers are {sorted(fns)}: they must agree")
     ests = {name: fn(x[name], t, now) for name, fn in fns.items()}
     wide = all(est.var is not None for est in ests.values())
     var = {name: est.var for name, est in ests.items()} if wide else None

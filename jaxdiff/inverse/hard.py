@@ -5,10 +5,11 @@
 ReSample then draws x_s from what x_0(y) and the unconditional step x'_s say together. With v_s the
 variance that x'_s is trusted to,
 
-    x_s ~ N((v_s alpha_s x_0(y) + sigma_s^2 x'_s) / (v_s + sigma_s^2), v_s sigma_s^2 / (v_s + sigma_s^2)),
-    v_s = gamma (sigma_s/sigma_t)^2 (1 - alpha_t^2/alpha_s^2)   in variance-preserving units,
+    x_s ~ N(w alpha_s x_0(y) + (1 - w) x'_s, w sigma_s^2),    w = v_s / (v_s + sigma_s^2),
+    v_s = gamma (sigma_s/sigma_t)^2 (1 - alpha_t^2/alpha_s^2)
 
-here by the posterior's variance sigma_s^2 (1 - SNR_t/SNR_s), which serves any process. FlowDPS
+in variance-preserving units: gamma times the variance of an ancestral step, for any process
+gamma sigma_s^2 (1 - SNR_t/SNR_s). FlowDPS
 moves only part of the way, x_0 + c_t (x_0(y) - x_0), and renews part of the noise,
 
     x_s = alpha_s x_0' + sigma_s (sqrt(sigma_s) eps + sqrt(1 - sigma_s) z),  c_t = sigma_t.

@@ -4,13 +4,13 @@ With A = U S V^T and bars for V^T x, y is seen as ybar = S^+ U^T y = xbar + (s/s
 take from it depends on whether its own noise is larger. In the paper's variance-exploding frame
 (x_t/alpha_t, sigma_t for sigma_t/alpha_t) DDRM draws
 
-    s_i = 0:                 N(xbar_0 + sqrt(1 - eta^2) sigma_s eps, eta^2 sigma_s^2)
-    sigma_s < s/s_i:         N(xbar_0 + sqrt(1 - eta^2) sigma_s (ybar - xbar_0)/(s/s_i), eta^2 sigma_s^2)
-    sigma_s >= s/s_i:        N((1 - eta_b) xbar_0 + eta_b ybar, sigma_s^2 - eta_b^2 s^2/s_i^2)
+    s_i = 0:           N(xbar_0 + sqrt(1 - eta^2) sigma_s eps, eta^2 sigma_s^2)
+    sigma_s < s/s_i:   N(xbar_0 + sqrt(1 - eta^2) sigma_s (ybar - xbar_0) s_i/s, eta^2 sigma_s^2)
+    sigma_s >= s/s_i:  N((1 - eta_b) xbar_0 + eta_b ybar, sigma_s^2 - eta_b^2 s^2/s_i^2)
 
-which keeps the marginal N(x_0, sigma_s^2). DDNM+ corrects x_0 by lambda_i (ybar - xbar_0) and takes
-the noise that comes with it out of the step's own: with a the share of x_0 in x_s and v the variance
-of the step, lambda_i = min(1, sqrt(v)/(a s/s_i)) and the draw has v - (a lambda_i s/s_i)^2.
+which keeps the marginal N(x_0, sigma_s^2). DDNM+ corrects x_0 by lambda_i (ybar - xbar_0), and
+takes the noise that comes with it out of the step's own: with a the share of x_0 in x_s and v the
+step's variance, lambda_i = min(1, sqrt(v)/(a s/s_i)), and the draw has v - (a lambda_i s/s_i)^2.
 
 Kawar et al. 2022, arXiv:2201.11793, eq. (7)-(8). Wang et al. 2023, arXiv:2212.00490, section 3.3
 and its appendix on the general form.
