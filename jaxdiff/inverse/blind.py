@@ -21,7 +21,7 @@ from jaxdiff.denoise import Denoiser, Number, all_memories, joined, numeric
 from jaxdiff.guidance import Guide, add, pulled
 from jaxdiff.inverse.doors import check_noise
 from jaxdiff.inverse.dps import _inflated, _rate
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.types import At, Estimate, PyTree, number
 
 
@@ -102,7 +102,7 @@ def _sparse(weights: Any, est: Estimate, at: At) -> PyTree:
 
 
 def blind_dps(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: float | Array,

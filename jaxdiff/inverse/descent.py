@@ -14,19 +14,19 @@ from jaxdiff.canonical import scan
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.doors import check_positive, check_steps
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator
 from jaxdiff.trees import combine
 from jaxdiff.types import PyTree, number
 
 
-def pull_back(operator: Operator | Nonlinear, x: PyTree, cotangent: PyTree) -> PyTree:
+def pull_back(operator: Measurement, x: PyTree, cotangent: PyTree) -> PyTree:
     """A'(x)^T of a cotangent at A(x), over a batch."""
     if isinstance(operator, Operator):
         return jax.vmap(operator.At)(cotangent)
     return jax.vjp(jax.vmap(operator.A), x)[1](cotangent)[0]
 
 
-def downhill(operator: Operator | Nonlinear, y: PyTree, x: PyTree) -> PyTree:
+def downhill(operator: Measurement, y: PyTree, x: PyTree) -> PyTree:
     """A'(x)^T (y - A(x)) over a batch."""
     return pull_back(operator, x, misfit(operator, y, x))
 

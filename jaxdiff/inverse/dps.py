@@ -31,7 +31,7 @@ from jaxdiff.inverse.descent import downhill, pull_back
 from jaxdiff.inverse.doors import check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.noises import Noise
-from jaxdiff.inverse.operators import Nonlinear, Operator, check_measurement
+from jaxdiff.inverse.operators import Measurement, check_measurement
 from jaxdiff.samplers import through
 from jaxdiff.trees import combine, dots
 from jaxdiff.types import At, Estimate, PyTree, Sampler, number
@@ -72,7 +72,7 @@ def _smoothed(law: Any, y: PyTree, clean: PyTree, r2: Array) -> PyTree:
 
 
 def dps(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: float | Array | Noise,
@@ -115,7 +115,7 @@ def _sum_of(noise: Any, r2: Any, at: At) -> Array:
 
 
 def dps_published(
-    operator: Operator | Nonlinear, y: PyTree, *, zeta: float | Array
+    operator: Measurement, y: PyTree, *, zeta: float | Array
 ) -> Callable[[Sampler], Sampler]:
     """DPS as published: after each step, x_s -= zeta grad_{x_t} ||y - A x_0(x_t)||, per sample.
 
@@ -137,7 +137,7 @@ def dps_published(
 
 
 def dps_poisson(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     zeta: float | Array,

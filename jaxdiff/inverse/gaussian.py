@@ -24,12 +24,12 @@ from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.doors import check_linear
 from jaxdiff.inverse.doors import check_noise as _check_noise
-from jaxdiff.inverse.operators import Nonlinear, Operator, check_measurement
+from jaxdiff.inverse.operators import Measurement, Operator, check_measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
 
-def misfit(operator: Operator | Nonlinear, y: PyTree, x0: PyTree) -> PyTree:
+def misfit(operator: Measurement, y: PyTree, x0: PyTree) -> PyTree:
     """y - A x_0 over a batch."""
     check_measurement(operator, y, x0)
     return combine((1.0, y), (-1.0, jax.vmap(operator.A)(x0)))

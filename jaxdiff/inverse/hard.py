@@ -30,7 +30,7 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.descent import check_fit, fitted
 from jaxdiff.inverse.doors import check_positive
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.process import posterior, scales
 from jaxdiff.samplers import after
 from jaxdiff.samplers.ddim import noise_of
@@ -55,7 +55,7 @@ class _Fit:
 
 
 def hard_consistency(
-    operator: Operator | Nonlinear, y: PyTree, *, steps: int, rate: float | Array | None = None
+    operator: Measurement, y: PyTree, *, steps: int, rate: float | Array | None = None
 ) -> Guide:
     """x_0' = argmin ||y - A(x)||^2 from x_0, by a few steps; no network Jacobian.
 
@@ -90,7 +90,7 @@ def _resampled(
 
 
 def resample(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     steps: int,
@@ -131,7 +131,7 @@ def _plain(x: PyTree) -> State:
 
 
 def flowdps(
-    operator: Operator | Nonlinear, y: PyTree, *, steps: int = 3, rate: float | Array | None = None
+    operator: Measurement, y: PyTree, *, steps: int = 3, rate: float | Array | None = None
 ) -> Sampler:
     """FlowDPS: a sampler that fits x_0 in part and renews part of the noise; made for flows.
 

@@ -26,7 +26,7 @@ from jaxdiff.guidance import Guide, pulled
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.dps import _inflated
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree, number
 
@@ -39,9 +39,7 @@ def _as_partial(fn: Callable[..., Any]) -> Partial:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
-def latent(
-    operator: Operator | Nonlinear, decode: Callable[[PyTree], PyTree], shape: Any
-) -> Nonlinear:
+def latent(operator: Measurement, decode: Callable[[PyTree], PyTree], shape: Any) -> Nonlinear:
     """The measurement z -> A(decode(z)) of latents; the decoder is recomputed, not remembered.
 
     Args:

@@ -22,7 +22,7 @@ from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.descent import downhill
 from jaxdiff.inverse.doors import check_positive
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, Now, PyTree, Sampler, number
@@ -34,7 +34,7 @@ def _mpgd(operator: Any, y: Any, rate: Any, back: Any, est: Estimate, at: At) ->
 
 
 def mpgd(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     rate: Number,
@@ -67,7 +67,7 @@ def _chef(
 
 
 def flowchef(
-    operator: Operator | Nonlinear, y: PyTree, *, rate: float | Array
+    operator: Measurement, y: PyTree, *, rate: float | Array
 ) -> Callable[[Sampler], Sampler]:
     """FlowChef: after each step x_s += rate A^T (y - A(x_0)), the gradient taken at x_0.
 

@@ -22,7 +22,7 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.guidance import Guide
 from jaxdiff.inverse.doors import check_noise, check_positive, check_steps
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.trees import combine, dots, where
 from jaxdiff.types import Estimate, PyTree, number
 
@@ -63,7 +63,7 @@ class _Sitcom:
 
 
 def sitcom(
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: float | Array,

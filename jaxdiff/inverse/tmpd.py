@@ -6,9 +6,9 @@ replaced by the diagonal of its row sums, d = A C A^T 1 + s^2, one more backward
     x_0' = x_0 + C A^T ((y - A x_0) / d).
 
 Row sums are the diagonal where posterior pixels do not covary (masks, near the data), and are exact
-for a single measurement. They may be negative for dense A, where the method as published divides by
-what is about 0 or below; here such an entry takes the largest row sum of its sample instead, the
-most cautious of them.
+for a single measurement. For dense A they may be negative, where the method as published pulls away
+from y; here such an entry takes PiGDM's r^2 = sigma^2/(alpha^2 + sigma^2) instead, in units of
+the largest row sum of A A^T.
 
 Boys et al. 2023, arXiv:2310.06721, section 3 (the diagonal form, DTMPD).
 """
@@ -23,20 +23,21 @@ from jaxtyping import Array
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.doors import check_linear, check_noise
-from jaxdiff.inverse.gaussian import misfit
+from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Operator
 from jaxdiff.trees import combine, fit
 from jaxdiff.types import At, Estimate, PyTree
 
 
-def _guarded(sums: PyTree) -> PyTree:
-    """Row sums, with the largest magnitude of the sample where they are not positive."""
-    tops = [jnp.max(jnp.abs(a.reshape(a.shape[0], -1)), axis=1) for a in jax.tree.leaves(sums)]
-    top = jnp.max(jnp.stack(tops), axis=0)
-    # below rounding error a sum says nothing of its sign; a pixel that is not seen has none
-    small = lambda leaf: (leaf < 0) & (leaf < -1e-6 * fit(top, leaf))  # noqa: E731
-    guard = lambda leaf: jnp.where(small(leaf), fit(top, leaf), jnp.maximum(leaf, 0.0))  # noqa: E731
-    return jax.tree.map(guard, sums)
+def _guarded(sums: PyTree, instead: PyTree, r2: Any) -> PyTree:
+    """Row sums, and r^2 |A A^T| where they are negative by more than rounding error."""
+
+    def guard(leaf: Array, gram: Array) -> Array:
+        flat = (leaf.shape[0], -1)
+        top, gram = (jnp.max(jnp.abs(a.reshape(flat)), axis=1) for a in (leaf, gram))
+        return jnp.where(leaf < -1e-6 * fit(top, leaf), fit(r2 * gram, leaf), jnp.maximum(leaf, 0))
+
+    return jax.tree.map(guard, sums, instead)
 
 
 def _divided(residual: Array, width: Array) -> Array:
@@ -49,8 +50,10 @@ def _tmpd(operator: Any, y: Any, noise: Any, est: Estimate, at: At) -> PyTree:
     adjoint, forward = jax.vmap(operator.At), jax.vmap(operator.A)
     residual = misfit(operator, y, est.x0)
     ones = jax.tree.map(jnp.ones_like, residual)
-    sums = forward(combine((gain, at.vjp(adjoint(ones)))))
-    width = combine((1.0, _guarded(sums)), (s2, ones))
+    rows = adjoint(ones)
+    sums = forward(combine((gain, at.vjp(rows))))
+    r2 = per_sample(at.sigma**2 / (at.alpha**2 + at.sigma**2), est.x0)
+    width = combine((1.0, _guarded(sums, forward(rows), r2)), (s2, ones))
     return adjoint(jax.tree.map(_divided, residual, width))
 
 
