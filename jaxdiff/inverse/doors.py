@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.inverse.operators import Nonlinear, Operator, Svd
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Svd
 from jaxdiff.types import PyTree
 
 
@@ -72,7 +72,7 @@ def check_linear(operator: Any, method: str, instead: str) -> None:
         )
 
 
-def spectrum(operator: Operator, method: str) -> Svd:
+def spectrum(operator: Measurement, method: str) -> Svd:
     """The singular value decomposition that a spectral method needs.
 
     Raises:

@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_noise, check_share, spectrum
-from jaxdiff.inverse.operators import Operator, Svd, check_measurement
+from jaxdiff.inverse.operators import Measurement, Svd, check_measurement
 from jaxdiff.process import Process, posterior, scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fit, fold, normal
@@ -51,7 +51,7 @@ def _plain(x: Array) -> State:
 
 
 def ddrm(
-    operator: Operator,
+    operator: Measurement,
     y: Array,
     *,
     noise: float | Array,
@@ -106,7 +106,7 @@ def _ddrm(
 
 
 def ddrm_start(
-    operator: Operator, y: Array, x: Array, process: Process, t: Any, *, noise: float | Array
+    operator: Measurement, y: Array, x: Array, process: Process, t: Any, *, noise: float | Array
 ) -> Array:
     """x_T of DDRM from x_T of the prior: what is seen is centred on y at the noise level of t.
 
@@ -138,7 +138,7 @@ def ddrm_start(
 
 
 def ddnm_plus(
-    operator: Operator, y: Array, *, noise: float | Array, eta: float | Array = 1.0
+    operator: Measurement, y: Array, *, noise: float | Array, eta: float | Array = 1.0
 ) -> Sampler:
     """DDNM+: DDNM for noisy measurements, a sampler that accounts for the noise it lets in.
 

@@ -52,7 +52,7 @@ def test_the_end_agrees_with_a_clean_measurement():
 
 
 def test_spectral_samplers_in_their_limits():
-    """DDNM+ without noise is DDNM; DDRM sees all or nothing; a huge noise is no measurement."""
+    """DDNM+ without noise is DDNM; DDRM sees all, nothing, or y in noise."""
     y, x = vector(1, 2, *SHAPE), vector(0, 2, *SHAPE)
     pooled = jax.vmap(POOL.A)(y)
     everything, nothing = (inverse.inpainting(m * jnp.ones((4, 4, 1)), SHAPE) for m in (1, 0))
@@ -66,10 +66,8 @@ def test_spectral_samplers_in_their_limits():
             "ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=0.0), d, x),
             "all": walk(inverse.ddrm(everything, y, noise=0.0), d, x),
             "none": walk(inverse.ddrm(nothing, dark, noise=0.1, eta=0.0), d, x),
-            "noisy ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=1e9), d, x),
             "noisy ddrm": walk(inverse.ddrm(POOL, pooled, noise=1e9, eta=1.0), d, x),
             "ddim": walk(samplers.ddim(), d, x),
-            "ancestral": walk(samplers.ddim(1.0), d, x),
             "renewed": walk(inverse.remix(1.0), d, x),
             "lcm": walk(samplers.lcm(), d, x),
             "old": walk(inverse.remix(0.0), d, x),
@@ -79,7 +77,7 @@ def test_spectral_samplers_in_their_limits():
     close = lambda a, b: bool(jnp.max(jnp.abs(end[a] - end[b])) < 1e-4)  # noqa: E731
     assert close("ddnm", "ddnm_plus")
     assert jnp.max(jnp.abs(end["all"] - y)) < 1e-5
-    assert close("none", "ddim") and close("noisy ddnm_plus", "ancestral")
+    assert close("none", "ddim")
     assert close("noisy ddrm", "renewed") and close("renewed", "lcm") and close("old", "ddim")
 
 
