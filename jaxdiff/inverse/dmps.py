@@ -85,7 +85,12 @@ def _score_ald(operator: Any, y: Any, noise: Any, gamma: Any, est: Estimate, at:
     return combine((1.0, est.x0), (gain, jax.vmap(operator.At)(residual)))
 
 
-def score_ald(operator: Measurement, y: PyTree, *, noise: Number, gamma: Number = _gamma) -> Guide:
+_ANNEALED = Partial(_gamma)
+
+
+def score_ald(
+    operator: Measurement, y: PyTree, *, noise: Number, gamma: Number = _ANNEALED
+) -> Guide:
     """Score-ALD: x_0' = x_0 + (sigma/alpha)^2 A^T (y - A x_t/alpha) / (s^2 + gamma^2).
 
     Args:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.inverse.operators import Measurement, Nonlinear, Svd
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator, Svd
 from jaxdiff.types import PyTree
 
 
@@ -79,12 +79,13 @@ def spectrum(operator: Measurement, method: str) -> Svd:
       ValueError: if there is none, saying how to get one.
     """
     check_linear(operator, method, "dps")
-    if operator.svd is None:
+    svd = operator.svd if isinstance(operator, Operator) else None
+    if svd is None:
         raise ValueError(
             f"{method} works in the spectral space of A, and this operator has no svd: write A as "
             "a matrix on flattened examples, inverse.matrix(values), or take ddnm or diffpir"
         )
-    return operator.svd
+    return svd
 
 
 def check_picture(y: PyTree, x: PyTree, span: Any, seen: Any = None) -> None:

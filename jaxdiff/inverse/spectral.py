@@ -84,18 +84,17 @@ def ddrm(
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
-        bars = [jax.vmap(svd.vt)(part) for part in (est.x0, eps, z)]
-        level = [fit(a, bars[0]) for a in scales(denoise.process, now.s)]
-        drawn = _ddrm(_seen(svd, y, number(noise)), *bars, *level, *shares)
+        bars = tuple(jax.vmap(svd.vt)(part) for part in (est.x0, eps, z))
+        level = scales(denoise.process, now.s)
+        drawn = _ddrm(_seen(svd, y, number(noise)), bars, level, shares)
         return State(jax.vmap(svd.v)(drawn)), est
 
     return Sampler(_plain, step)
 
 
-def _ddrm(
-    seen: _Seen, x0: Array, eps: Array, z: Array, alpha: Any, sigma: Any, eta: Any, eta_b: Any
-) -> Array:
-    eta, eta_b = fit(eta, x0), fit(eta_b, x0)
+def _ddrm(seen: _Seen, bars: Any, level: Any, shares: Any) -> Array:
+    x0, eps, z = bars
+    alpha, sigma, eta, eta_b = (fit(value, x0) for value in (*level, *shares))
     width = alpha * seen.width
     gap = alpha * (seen.ybar - x0) / jnp.where(width > 0, width, 1.0)
     kept = jnp.where(seen.known, gap, eps)  # what stands for the noise of x_t
