@@ -99,8 +99,8 @@ def _mixed(weights: Array, h: Array, x: Array) -> Array:
 
 
 def varying_blur(
-    kernels: Float[Array, "n k l"],
-    weights: Float[Array, "n h w"],
+    kernels: Array,
+    weights: Array,
     shape: tuple[int, ...],
     *,
     steps: int = CG_STEPS,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Num
 
 from jaxdiff.inverse.operators.blur import fft, ifft
 from jaxdiff.inverse.operators.kernel import Operator, Static, Svd, image_shape
@@ -118,7 +118,7 @@ def _coil(seen: Array, maps: Array, x: Array) -> Array:
 
 def coils(
     mask: Bool[Array, "h w 1"] | Num[Array, "h w 1"],
-    maps: Float[Array, "n h w 2"],
+    maps: Array,
     shape: tuple[int, ...],
     *,
     steps: int = CG_STEPS,

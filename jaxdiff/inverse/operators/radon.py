@@ -71,7 +71,7 @@ def radon(
     _check_angles(angles)
     if detectors is not None and detectors < 1:
         raise ValueError(f"detectors={detectors}: at least one ray is needed")
-    # as even or odd as the image, so that rays at right angles pass through pixels
+    # as even or odd as a square image, so that rays at right angles pass through pixels
     across = _at_least(math.hypot(h, w), w) if detectors is None else detectors
     size = across, _at_least(math.hypot(h, w), h)
     return derived(Partial(_Radon(size), angles), (h, w, c), steps=steps)
