@@ -250,11 +250,10 @@ OF_NO_KIND = {
         sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
-    "inverse": "Noise Nonlinear Operator Svd cg ddrm_start latent misfit noises paired",
     "inverse": """
         LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
-        column_mask gaussian_kernel misfit motion_kernel noises random_mask residual stroke_mask
-        walsh_hadamard
+        column_mask ddrm_start gaussian_kernel latent misfit motion_kernel noises paired
+        random_mask residual stroke_mask stsl walsh_hadamard
     """,
     "noises": "Noise",
     "denoise": """
@@ -269,8 +268,7 @@ KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
     "samplers": [SAMPLERS],
     "guidance": [GUIDES],
-    "inverse": [GUIDES, OPERATORS, SAMPLERS, IMAGE_SAMPLERS],
-    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, IMAGE_SAMPLERS],
+    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, SAMPLERS, IMAGE_SAMPLERS],
     "noises": [NOISES],
     "denoise": [DENOISERS],
     "exact": [],

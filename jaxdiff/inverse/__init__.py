@@ -56,6 +56,7 @@ from jaxdiff.inverse.projection import ilvr, mcg, project
 from jaxdiff.inverse.repaint import repaint
 from jaxdiff.inverse.sitcom import sitcom
 from jaxdiff.inverse.spectral import ddnm_plus, ddrm, ddrm_start
+from jaxdiff.inverse.stsl import stsl
 from jaxdiff.inverse.tmpd import tmpd
 
 __all__ = [
@@ -126,6 +127,7 @@ __all__ = [
     "sitcom",
     "stack",
     "stroke_mask",
+    "stsl",
     "tmpd",
     "varying_blur",
     "walsh_hadamard",

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxdiff import denoise as dn
 from jaxdiff import inverse, process, samplers
 from jaxdiff.samplers import run
+from jaxdiff.types import Sampler
 from tests.inverse.problems import SHAPE
 from tests.problems import keys_of, tree_denoiser, vector
 
@@ -53,7 +54,16 @@ SAMPLERS = {
     "project": lambda y: inverse.project(POOL, y)(samplers.ddpm()),
     "remix": lambda y: inverse.remix(0.3),
     "resample": lambda y: inverse.resample(POOL, y, steps=2)(samplers.ddim()),
+    "stsl": lambda y: guided(inverse.stsl(POOL, y, noise=0.1)),
 }
+
+
+def guided(guide):
+    """A guide that needs a loop, as a sampler."""
+    plain = samplers.ddim()
+    return Sampler(plain.init, lambda now, d, state: plain.step(now, guide(d), state))
+
+
 # forward passes and backward passes in the program, a loop's body counted once
 CALLS = {
     "blind_dps": (1, 1),
@@ -65,6 +75,7 @@ CALLS = {
     "sitcom": (2, 1),  # the body of its loop, and the end
     "tmpd": (1, 2),
     "dps_poisson": (1, 1),
+    "stsl": (2, 2),  # with its forward derivative
     "mcg": (1, 1),
 }
 WEIGHT = vector(9, 29, 29)
@@ -109,25 +120,37 @@ def test_calls_of_the_network(name):
     assert products(program.jaxpr, [0, 0]) == CALLS.get(name, (1, 0))
 
 
+def bent(x, t, now):
+    est = tree_denoiser(FLOW).fn(x, t, now)
+    return est._replace(x0=jnp.tanh(est.x0), var=None)
+
+
+@jax.jit
+def walk(keys, y, x):
+    """Every sampler in one program, on a denoiser that is not linear."""
+    denoise, rows = dn.Denoiser(FLOW, Partial(bent)), samplers.grid(jnp.array([1.0, 0.5, 0.0]))
+    return {name: run(keys, denoise, make(y), rows, x) for name, make in SAMPLERS.items()}
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    """Its neighbour's y, x and key are changed, and are of very unlike size."""
+    y, x, keys = vector(1, 2, 2, 2, 2), vector(0, 2, *SHAPE), keys_of(2)
+    loud = jnp.array([1.0, 30.0])[:, None, None, None]
+    first = walk(keys, y, x)
+    second = walk(keys.at[1].set(jax.random.key(7)), y * loud, x * loud)
+    for name, end in first.items():
+        assert jnp.isfinite(end).all(), name
+        assert jnp.array_equal(end[0], second[name][0]), name
+        assert not jnp.array_equal(end[1], second[name][1]), name
+
+
+@pytest.mark.slow
 def test_a_batch_is_its_samples():
-    """y of very unlike sizes, on a denoiser that is not linear: every sampler in one program."""
-    y = vector(1, 2, 2, 2, 2) * jnp.array([0.1, 1.0])[:, None, None, None]
-    x, keys, plain = vector(0, 2, *SHAPE), keys_of(2), tree_denoiser(FLOW)
-
-    def fn(x, t, now):
-        return plain.fn(x, t, now)._replace(x0=jnp.tanh(plain.fn(x, t, now).x0), var=None)
-
-    denoise, rows = dn.Denoiser(FLOW, Partial(fn)), samplers.grid(jnp.array([1.0, 0.5, 0.0]))
-
-    @jax.jit
-    def walk(keys, y, x):
-        return {name: run(keys, denoise, make(y), rows, x) for name, make in SAMPLERS.items()}
-
+    y, x, keys = vector(1, 2, 2, 2, 2), vector(0, 2, *SHAPE), keys_of(2)
     whole = walk(keys, y, x)
     for i in range(2):
         one = walk(keys[i : i + 1], y[i : i + 1], x[i : i + 1])
         for name, end in whole.items():
-            assert jnp.isfinite(end).all(), name
             apart = jnp.max(jnp.abs(one[name][0] - end[i]))
             assert apart < 1e-5 * jnp.max(jnp.abs(end[i])), name
 
