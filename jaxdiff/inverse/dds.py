@@ -60,7 +60,7 @@ def dds(operator: Measurement, y: PyTree, *, gamma: Number, steps: int = 5) -> G
       ValueError: if the operator is not linear, gamma <= 0, steps < 1, or y or x do not have the
         shapes that the operator says.
 
-    Chung et al. 2023, arXiv:2303.05754, algorithm 1.
+    Chung et al. 2023, arXiv:2303.05754, section 3.
     """
     check_linear(operator, "dds", "hard_consistency with a rate")
     check_positive("gamma", gamma)

@@ -6,7 +6,7 @@
 the second written so that alpha = 0 and s = 0 are ordinary. The noise of the step is mixed from
 what x_0' implies and a fresh draw, which is a sampler of its own, `remix`; DDIM serves as well.
 
-Zhu et al. 2023, arXiv:2305.08995, algorithm 1 and section 3.2.
+Zhu et al. 2023, arXiv:2305.08995, algorithm 1.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def diffpir(operator: Measurement, y: PyTree, *, noise: Number, lam: Number = 1.
       ValueError: if the operator is not linear, noise < 0, lam <= 0, or y or x do not have the
         shapes that the operator says.
 
-    Zhu et al. 2023, arXiv:2305.08995, section 3.2.
+    Zhu et al. 2023, arXiv:2305.08995, algorithm 1.
     """
     check_linear(operator, "diffpir", "hard_consistency")
     check_noise(noise)

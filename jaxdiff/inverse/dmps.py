@@ -11,8 +11,8 @@ number s^2 + gamma_t^2 in the place of the matrix.
 
 Through Tweedie's formula the score moves x_0 by sigma^2/alpha times it.
 
-Meng & Kabashima 2022, arXiv:2211.12343, section III. Jalal et al. 2021, arXiv:2108.01368,
-section 3 (annealed Langevin dynamics).
+Meng & Kabashima 2022, arXiv:2211.12343, algorithm 1. Jalal et al. 2021, arXiv:2108.01368
+(annealed Langevin dynamics with the likelihood's gradient).
 """
 
 from typing import Any
@@ -104,7 +104,7 @@ def score_ald(
       ValueError: if the operator is not linear, noise < 0, or y or x do not have the shapes that
         the operator says.
 
-    Jalal et al. 2021, arXiv:2108.01368, section 3.
+    Jalal et al. 2021, arXiv:2108.01368, the update of annealed Langevin dynamics.
     """
     check_linear(operator, "score_ald", "dps")
     check_noise(noise)

@@ -46,8 +46,14 @@ def _inflated(noise: Any, v0: Any, at: At) -> Array:
     return noise**2 + _uncertain(v0, at)
 
 
+def one_over(var: Any, at: At) -> Array:
+    """1/var, and 0 where var = 0: without noise nothing is left to pull once sigma = 0."""
+    var = value_at(var, at)
+    return jnp.where(var > 0, 1 / jnp.where(var > 0, var, 1.0), 0.0)
+
+
 def _rate(operator: Any, y: Any, var: Any, est: Estimate, at: At) -> PyTree:
-    return combine((1 / value_at(var, at), downhill(operator, y, est.x0)))
+    return combine((one_over(var, at), downhill(operator, y, est.x0)))
 
 
 def _by_law(operator: Any, y: Any, noise: Any, r2: Any, est: Estimate, at: At) -> PyTree:

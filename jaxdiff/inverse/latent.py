@@ -10,8 +10,8 @@ has: PSLD asks besides that z_0 be the code of the image that y completes,
 both through the network and the decoder. With D = E = 1 and orthonormal rows of A the second is
 gamma times the first.
 
-Rout et al. 2023, arXiv:2307.00619, section 3 and algorithm 2; there A^T stands for A^+, and the two
-norms have a step size each.
+Rout et al. 2023, arXiv:2307.00619, section 3; there A^T stands for A^+, and the two norms have a
+step size each.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled
 from jaxdiff.inverse.doors import check_linear, check_noise
-from jaxdiff.inverse.dps import _inflated
+from jaxdiff.inverse.dps import _inflated, one_over
 from jaxdiff.inverse.gaussian import misfit
 from jaxdiff.inverse.operators import Measurement, Nonlinear
 from jaxdiff.trees import combine
@@ -74,7 +74,7 @@ def _psld(
 
     (residual, gaps), back = jax.vjp(both, est.x0)
     slope = back((residual, combine((value_at(gamma, at), gaps))))[0]
-    return combine((-1 / value_at(var, at), slope))
+    return combine((-one_over(var, at), slope))
 
 
 def psld(

@@ -8,7 +8,7 @@ before it. Started from `image=A^+ y` at a strength below 1 (see `sample`) it is
 an image and no correction at all is SDEdit.
 
 Song et al. 2021, arXiv:2011.13456, appendix I. Choi et al. 2021, arXiv:2108.02938, algorithm 1.
-Chung et al. 2022, arXiv:2206.00941, algorithm 1 (MCG); arXiv:2112.05146, algorithm 1 (CCDF).
+Chung et al. 2022, arXiv:2206.00941, algorithm 1 (MCG); arXiv:2112.05146 (CCDF).
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def ilvr(
     Raises:
       ValueError: if the operator is not linear, or the image does not have the operator's shape.
 
-    Choi et al. 2021, arXiv:2108.02938, eq. (8), algorithm 1.
+    Choi et al. 2021, arXiv:2108.02938, algorithm 1.
     """
     check_linear(operator, "ilvr", "flowchef")
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), image)

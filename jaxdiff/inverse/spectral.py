@@ -13,7 +13,7 @@ takes the noise that comes with it out of the step's own: with a the share of x_
 step's variance, lambda_i = min(1, sqrt(v)/(a s/s_i)), and the draw has v - (a lambda_i s/s_i)^2.
 
 Kawar et al. 2022, arXiv:2201.11793, eq. (7)-(8). Wang et al. 2023, arXiv:2212.00490, section 3.3
-and its appendix on the general form.
+and its appendix on the form by singular values.
 """
 
 from typing import Any, NamedTuple
@@ -154,7 +154,7 @@ def ddnm_plus(
       ValueError: if the operator is not linear or has no svd, noise < 0, eta is outside [0, 1], or
         y or x do not have the shapes that the operator says.
 
-    Wang et al. 2023, arXiv:2212.00490, section 3.3 and algorithm 3.
+    Wang et al. 2023, arXiv:2212.00490, section 3.3.
     """
     svd = spectrum(operator, "ddnm_plus")
     check_noise(noise)

@@ -11,8 +11,8 @@ inequality. The trace is estimated by one probe a step, u = A^T n with n standar
 
 so that a step costs a forward pass with its derivative, and one backward pass through both.
 
-Rout et al. 2023, arXiv:2312.00852, section 3; there the trace is that of the Hessian of log p(x_t),
-taken by a finite difference, and the step size is free.
+Rout et al. 2023, arXiv:2312.00852, in another form: there the trace is that of the Hessian of
+log p(x_t), taken by a finite difference, and the step size is free.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise import Denoiser, Number, numeric, value_at
+from jaxdiff.denoise import Denoiser, Number, numeric
 from jaxdiff.guidance import Guide, tweedie_gain
 from jaxdiff.inverse.doors import check_linear, check_noise
-from jaxdiff.inverse.dps import _inflated
+from jaxdiff.inverse.dps import _inflated, one_over
 from jaxdiff.inverse.gaussian import misfit
 from jaxdiff.inverse.operators import Measurement, check_measurement
 from jaxdiff.process import scales
@@ -53,7 +53,7 @@ def _stsl(
         x0, along, est = jax.jvp(ahead, (x,), (probe,), has_aux=True)
         residual = misfit(operator, y, x0)
         spread = gain * dots(probe, along)
-        return jnp.sum((dots(residual, residual) + spread) / (2 * value_at(var, at))), est
+        return jnp.sum((dots(residual, residual) + spread) * one_over(var, at) / 2), est
 
     slope, est = jax.grad(cost, has_aux=True)(x)
     return est._replace(x0=combine((1.0, est.x0), (-gain, slope)), var=None)
@@ -76,7 +76,7 @@ def stsl(
       ValueError: if the operator is not linear, noise < 0, or y or x do not have the shapes that
         the operator says.
 
-    Rout et al. 2023, arXiv:2312.00852, section 3.
+    Rout et al. 2023, arXiv:2312.00852, with the trace under A.
     """
     check_linear(operator, "stsl", "dps")
     check_noise(noise)

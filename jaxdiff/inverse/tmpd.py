@@ -10,7 +10,7 @@ for a single measurement. For dense A they may be negative, where the method as 
 from y; here such an entry takes PiGDM's r^2 = sigma^2/(alpha^2 + sigma^2) instead, in units of
 the largest row sum of A A^T.
 
-Boys et al. 2023, arXiv:2310.06721, section 3 (the diagonal form, DTMPD).
+Boys et al. 2023, arXiv:2310.06721, the diagonal form (DTMPD).
 """
 
 from typing import Any
@@ -71,7 +71,7 @@ def tmpd(operator: Measurement, y: PyTree, *, noise: Number) -> Guide:
       ValueError: if the operator is not linear, noise < 0, or y or x do not have the shapes that
         the operator says.
 
-    Boys et al. 2023, arXiv:2310.06721, section 3.
+    Boys et al. 2023, arXiv:2310.06721, the diagonal form (DTMPD).
     """
     check_linear(operator, "tmpd", "dps")
     check_noise(noise)

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxdiff import denoise as dn
 from jaxdiff import inverse, process, samplers
 from jaxdiff.samplers import run
-from jaxdiff.types import Sampler
+from jaxdiff.types import GridOnly, Sampler
 from tests.inverse.problems import SHAPE
 from tests.problems import keys_of, tree_denoiser, vector
 
@@ -153,6 +153,35 @@ def test_a_batch_is_its_samples():
         for name, end in whole.items():
             apart = jnp.max(jnp.abs(one[name][0] - end[i]))
             assert apart < 1e-5 * jnp.max(jnp.abs(end[i])), name
+
+
+@pytest.mark.parametrize(
+    "make", [process.rectified_flow, pytest.param(process.edm, marks=pytest.mark.slow)]
+)
+def test_no_noise_and_the_ends_of_time(make):
+    """At alpha = 0, at t_min and between: finite without noise, where pixels are hidden too."""
+    proc, mask = make(), inverse.inpainting(MASK, SHAPE)
+    denoise, x, y = tree_denoiser(proc), vector(0, 1, *SHAPE), MASK[None] * vector(1, 1, *SHAPE)
+    free = ("dds", "mpgd", "hard_consistency", "hard_consistency by rate", "dps by a law")
+
+    @jax.jit
+    def all_ways(t):
+        found = {n: GUIDES[n](mask, y)(denoise)(x, t).x0 for n in free}
+        clean = {n: functools.partial(g, mask, y) for n, g in GUIDES.items() if n not in free}
+        return found | {n: guide(noise=0.0)(denoise)(x, t).x0 for n, guide in clean.items()}
+
+    for t in (proc.t_max, 0.5 * proc.t_max, proc.t_min):
+        for name, x0 in all_ways(t).items():
+            assert jnp.isfinite(x0).all(), (name, float(t))
+            # a guide knows nothing of what is hidden, where pixels are independent
+            if name != "dps by a law":
+                apart = jnp.where(MASK[None] > 0, 0.0, x0 - denoise(x, t).x0)
+                assert jnp.max(jnp.abs(apart)) < 1e-5, (name, float(t))
+
+
+def test_a_guide_that_draws_needs_steps():
+    with pytest.raises(GridOnly, match=r"now\.key"):
+        asked(inverse.stsl(POOL, Y, noise=0.1))
 
 
 def asked(guide):
