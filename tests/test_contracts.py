@@ -180,7 +180,7 @@ GUIDES = {
     "energy": lambda y: guidance.pulled(guidance.energy(cost, 0.1)),
     "pulled": lambda y: guidance.pulled(to_zero),
     "towards": lambda y: guidance.towards(cost, 0.1),
-    "blind_dps": lambda y: inverse.blind_dps(POOL, y, noise=0.1),
+    "blind_dps": lambda y: inverse.blind_dps(POOL, y, var=0.5),
     "ddnm": lambda y: inverse.ddnm(POOL, y),
     "dds": lambda y: inverse.dds(POOL, y, gamma=2.0),
     "diffpir": lambda y: inverse.diffpir(POOL, y, noise=0.1),

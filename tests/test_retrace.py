@@ -237,7 +237,7 @@ CASES = {
     "dps": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1 * v)),
     "dps var": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1, var=1.0 * v)),
     "ddnm": guided(lambda v: inverse.ddnm(POOL, measured(v))),
-    "blind_dps": guided(lambda v: inverse.blind_dps(POOL, measured(v), noise=0.1 * v)),
+    "blind_dps": guided(lambda v: inverse.blind_dps(POOL, measured(v), var=0.1 * v)),
     "dds": guided(lambda v: inverse.dds(POOL, measured(v), gamma=1.0 * v)),
     "diffpir": guided(lambda v: inverse.diffpir(POOL, measured(v), noise=0.1 * v, lam=1.0 * v)),
     "dmps": guided(lambda v: inverse.dmps(POOL, measured(v), noise=0.1 * v, v0=1.0 * v)),

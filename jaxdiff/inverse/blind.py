@@ -19,8 +19,8 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser, Number, all_memories, joined, numeric
 from jaxdiff.guidance import Guide, add, pulled
-from jaxdiff.inverse.doors import check_noise
-from jaxdiff.inverse.dps import _inflated, _rate
+from jaxdiff.inverse.doors import check_positive
+from jaxdiff.inverse.dps import _rate
 from jaxdiff.inverse.operators import Measurement
 from jaxdiff.types import At, Estimate, PyTree, number
 
@@ -105,8 +105,7 @@ def blind_dps(
     operator: Measurement,
     y: PyTree,
     *,
-    noise: float | Array,
-    var: Number | None = None,
+    var: Number,
     sparsity: Mapping[str, float | Array] | None = None,
 ) -> Guide:
     """BlindDPS: DPS on a tree of the image and its kernel, with an l1 norm on what is sparse.
@@ -117,18 +116,18 @@ def blind_dps(
     Args:
       operator: A of one example {name: x}.
       y: measurements, leaves [b, ...].
-      noise: s >= 0.
-      var: as in `dps`.
+      var: variance of y - A(x_0) while x_0 is uncertain, > 0, a number, [b], or At -> scalar. There
+        is no default: the derivative of a convolution is as large as what is convolved, and
+        s^2 + |A'|^2 r^2 with r^2 as in `dps` is what keeps the pull from overshooting.
       sparsity: {name: weight} of the l1 norms, none by default.
 
     Raises:
-      ValueError: if noise < 0, or y or x do not have the shapes that the operator says.
+      ValueError: if var <= 0, or y or x do not have the shapes that the operator says.
 
     Chung et al. 2022, arXiv:2211.10656, algorithm 1, as a rate.
     """
-    check_noise(noise)
-    spread = Partial(_inflated, number(noise), number(1.0)) if var is None else numeric(var)
-    pull = Partial(_rate, operator, y, spread)
+    check_positive("var", var)
+    pull = Partial(_rate, operator, y, numeric(var))
     if not sparsity:
         return pulled(pull)
     weights = {name: number(weight) for name, weight in sparsity.items()}

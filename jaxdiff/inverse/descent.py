@@ -6,6 +6,7 @@ without the network. A linear operator can do better than steps of a given size:
 conjugate gradient on A^T A delta = A^T (y - A x), which change x in the range of A^T alone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxdiff.canonical import scan
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.doors import check_positive, check_steps
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator, check_measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import PyTree, number
 
@@ -32,7 +33,13 @@ def downhill(operator: Measurement, y: PyTree, x: PyTree) -> PyTree:
 
 
 def fitted(operator: Any, y: PyTree, x: PyTree, steps: int, rate: Any) -> PyTree:
-    """x moved towards A(x) = y: `steps` gradient steps of size `rate`, or, if None, of CG."""
+    """x moved towards A(x) = y: `steps` gradient steps of size `rate`, or, if None, of CG.
+
+    A Nonlinear that knows its nearest point is asked for it, and takes no steps.
+    """
+    if rate is None and isinstance(operator, Nonlinear):
+        check_measurement(operator, y, x)
+        return jax.vmap(_projection(operator))(x, y)
     if rate is None:
         back = lambda v: jax.vmap(operator.At)(jax.vmap(operator.A)(v))  # noqa: E731
         return combine((1.0, x), (1.0, cg(back, downhill(operator, y, x), steps=steps)))
@@ -44,7 +51,7 @@ def fitted(operator: Any, y: PyTree, x: PyTree, steps: int, rate: Any) -> PyTree
 
 
 def check_fit(operator: Any, steps: int, rate: Any) -> None:
-    """Refuse steps < 1, a rate <= 0, and conjugate gradient on what is not linear.
+    """Refuse steps < 1, a rate <= 0, and no rate for what has no solve and no projection.
 
     Raises:
       ValueError: naming the argument.
@@ -53,4 +60,13 @@ def check_fit(operator: Any, steps: int, rate: Any) -> None:
     if rate is not None:
         check_positive("rate", rate)
     elif isinstance(operator, Nonlinear):
-        raise ValueError("conjugate gradient needs a linear operator: give a rate for this one")
+        _projection(operator)
+
+
+def _projection(operator: Nonlinear) -> Callable[..., PyTree]:
+    if operator.project is None:
+        raise ValueError(
+            "conjugate gradient needs a linear operator, and this one has no `project` either: "
+            "give a rate"
+        )
+    return operator.project

@@ -64,11 +64,12 @@ def hard_consistency(
       y: measurements, leaves [b, ...].
       steps: inner steps, static.
       rate: step size of gradient descent, a number or [b]; None for conjugate gradient, which
-        needs a linear operator and comes to x_0 + A^+ (y - A x_0).
+        needs a linear operator and comes to x_0 + A^+ (y - A x_0), or, for a Nonlinear that has
+        one, for its `project`.
 
     Raises:
-      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear, or y or x do not have the
-        shapes that the operator says.
+      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear without `project`, or
+        y or x do not have the shapes that the operator says.
 
     Song et al. 2023, arXiv:2307.08123, section 3.
     """
@@ -111,8 +112,8 @@ def resample(
       every: act on every so many-th step, static; on all by default.
 
     Raises:
-      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear, gamma <= 0, every < 1, or
-        y or x do not have the shapes that the operator says.
+      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear without `project`,
+        gamma <= 0, every < 1, or y or x do not have the shapes that the operator says.
 
     Song et al. 2023, arXiv:2307.08123, section 3 and algorithm 1.
     """
@@ -144,8 +145,8 @@ def flowdps(
       rate: as in `hard_consistency`.
 
     Raises:
-      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear, or y or x do not have the
-        shapes that the operator says.
+      ValueError: if steps < 1, rate <= 0, rate is None for a Nonlinear without `project`, or
+        y or x do not have the shapes that the operator says.
 
     Kim et al. 2025, arXiv:2503.08136, algorithm 1.
     """

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdiff.inverse.doors import check_linear, check_share
+from jaxdiff.denoise import Denoiser
+from jaxdiff.inverse.doors import check_linear, check_picture, check_share
 from jaxdiff.inverse.dps import dps_published
 from jaxdiff.inverse.operators import Measurement, check_example, check_measurement
 from jaxdiff.process import scales
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine, fold, normal, where
-from jaxdiff.types import GUIDE, Estimate, Now, PyTree, Sampler, number
+from jaxdiff.types import GUIDE, Estimate, Now, PyTree, Sampler, State, number
 
 
 def _replaced(
@@ -86,14 +87,26 @@ def ilvr(
       until: the last time at which it acts; below it details are free.
 
     Raises:
-      ValueError: if the operator is not linear, or the image does not have the operator's shape.
+      ValueError: if the operator is not linear, or the image does not have the operator's shape or
+        is quite outside the denoiser's value range.
 
     Choi et al. 2021, arXiv:2108.02938, algorithm 1.
     """
     check_linear(operator, "ilvr", "flowchef")
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), image)
     check_example(operator, one)
-    return project(operator, jax.vmap(operator.A)(image), until=until)
+    replace = project(operator, jax.vmap(operator.A)(image), until=until)
+
+    def correct(sampler: Sampler) -> Sampler:
+        inner = replace(sampler)
+
+        def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
+            check_picture(image, state.x, denoise.span)
+            return inner.step(now, denoise, state)
+
+        return Sampler(inner.init, step)
+
+    return correct
 
 
 def mcg(operator: Measurement, y: PyTree, *, zeta: float | Array) -> Callable[[Sampler], Sampler]:

@@ -112,7 +112,7 @@ def test_the_pull_of_dps_is_the_gradient_of_the_log_likelihood():
 
     @jax.jit
     def guided(x):
-        guide = inverse.blind_dps(blind, y, noise=0.1, var=0.7, sparsity={"kernel": 0.3})
+        guide = inverse.blind_dps(blind, y, var=0.7, sparsity={"kernel": 0.3})
         return guide(pair)(x, t).x0
 
     cost, found = jax.jit(cost), guided(x)

@@ -26,7 +26,7 @@ def same(x):
 
 
 GUIDES = {
-    "blind_dps": functools.partial(inverse.blind_dps, noise=0.1),
+    "blind_dps": functools.partial(inverse.blind_dps, var=0.5),
     "ddnm": inverse.ddnm,
     "dds": functools.partial(inverse.dds, gamma=1.0),
     "diffpir": functools.partial(inverse.diffpir, noise=0.1),
@@ -162,7 +162,14 @@ def test_no_noise_and_the_ends_of_time(make):
     """At alpha = 0, at t_min and between: finite without noise, where pixels are hidden too."""
     proc, mask = make(), inverse.inpainting(MASK, SHAPE)
     denoise, x, y = tree_denoiser(proc), vector(0, 1, *SHAPE), MASK[None] * vector(1, 1, *SHAPE)
-    free = ("dds", "mpgd", "hard_consistency", "hard_consistency by rate", "dps by a law")
+    free = (
+        "blind_dps",
+        "dds",
+        "mpgd",
+        "hard_consistency",
+        "hard_consistency by rate",
+        "dps by a law",
+    )
 
     @jax.jit
     def all_ways(t):
@@ -231,6 +238,38 @@ def test_others_take_what_is_not_linear():
             make(SQUARE, Y)
 
 
+def test_a_known_projection_needs_no_rate():
+    """Quantised pixels: x_0 moves to the nearest image that would be seen as y."""
+    coarse = inverse.quantise(4, SHAPE)
+    y = jax.vmap(coarse.A)(jnp.tanh(vector(1, 2, *SHAPE)))
+    guided = inverse.hard_consistency(coarse, y, steps=1)(tree_denoiser(FLOW))
+    x = vector(0, 2, *SHAPE)
+    found, plain = guided(x, 0.5).x0, tree_denoiser(FLOW)(x, 0.5).x0
+    assert jnp.allclose(found, jax.vmap(coarse.project)(plain, y))
+    # the cells of 4 levels are 2/3 wide, those at the ends open
+    assert jnp.max(jnp.where(jnp.abs(y) < 0.9, jnp.abs(found - y), 0)) < 1 / 3 + 1e-5
+    within = jnp.abs(plain - y) < 1 / 3
+    assert within.any() and jnp.array_equal(jnp.where(within, found - plain, 0), 0 * y)
+
+
+def test_a_blind_problem_is_sampled_as_a_tree():
+    """Image and kernel together: the blurred image comes to y, which the prior's does not."""
+    blurred = inverse.blind_blur((4, 4, 1), (2, 2))
+    both = inverse.paired({"image": tree_denoiser(FLOW), "kernel": tree_denoiser(FLOW)})
+    x = {"image": vector(0, 2, 4, 4, 1), "kernel": vector(1, 2, 2, 2)}
+    y = jax.vmap(blurred.A)({"image": vector(2, 2, 4, 4, 1), "kernel": jnp.ones((2, 2, 2)) / 4})
+
+    @jax.jit
+    def misfits(x):
+        rows = samplers.grid(jnp.linspace(1.0, 0.0, 21))
+        guide = inverse.blind_dps(blurred, y, var=lambda at: 0.01 + 16 * at.sigma**2)
+        ends = [run(keys_of(2), d, samplers.ddim(), rows, x) for d in (guide(both), both)]
+        return [jnp.linalg.norm(y - jax.vmap(blurred.A)(end)) for end in ends]
+
+    blind, prior = misfits(x)
+    assert blind < 0.3 * prior
+
+
 def test_a_spectral_method_says_how_to_get_an_svd():
     for make in (inverse.ddrm, inverse.ddnm_plus):
         with pytest.raises(ValueError, match=r"inverse\.matrix"):
@@ -243,6 +282,7 @@ def test_a_spectral_method_says_how_to_get_an_svd():
 
 REFUSED = {
     "diffpir lam": (lambda: inverse.diffpir(POOL, Y, noise=0.1, lam=0.0), "lam=0.0"),
+    "blind var": (lambda: inverse.blind_dps(POOL, Y, var=0.0), "var=0.0"),
     "dds gamma": (lambda: inverse.dds(POOL, Y, gamma=-1.0), "gamma=-1.0"),
     "dds steps": (lambda: inverse.dds(POOL, Y, gamma=1.0, steps=0), "steps=0"),
     "dmps v0": (lambda: inverse.dmps(POOL, Y, noise=0.1, v0=0.0), "v0=0.0"),
@@ -295,6 +335,7 @@ def test_pictures_in_other_units_are_refused():
     makes = (
         lambda y: inverse.repaint(jnp.ones((4, 4, 1)), y, SHAPE),
         lambda y: inverse.diffface(MASK, y),
+        lambda y: inverse.ilvr(POOL, y),
     )
     for make in makes:
         for walk in (run, lambda *args: jax.jit(functools.partial(run, *args[:-1]))(args[-1])):
