@@ -53,9 +53,9 @@ class Block(nn.Module):
 
 
 class TorchDiT(nn.Module):
-    """x [b, h, w, c], time [b] -> [b, h, w, c]."""
+    """x [b, h, w, c], time [b] -> [b, h, w, c]; `label` is one for all (None: no classes)."""
 
-    def __init__(self, params, *, size, patch, width, heads):
+    def __init__(self, params, *, size, patch, width, heads, label=None):
         super().__init__()
         self.patch, self.side = patch, size // patch
         embedding = params["embedding"]
@@ -64,6 +64,8 @@ class TorchDiT(nn.Module):
         self.modulation = _linear(params["modulation"], "modulation")
         blocks = [params["blocks"][k] for k in sorted(params["blocks"], key=int)]
         self.blocks = nn.ModuleList(Block(block, heads) for block in blocks)
+        given = np.zeros(width) if label is None else np.asarray(embedding["table"])[label]
+        self.register_buffer("label", torch.tensor(given, dtype=torch.float32))
         self.register_buffer("where", _positions(self.side, width))
         rates = 0.25 * (32.0 / 0.25) ** torch.linspace(0, 1, 64)
         self.register_buffer("rates", rates)
@@ -72,7 +74,7 @@ class TorchDiT(nn.Module):
         b, s, p = x.shape[0], self.side, self.patch
         angle = time.float()[:, None] * self.rates
         e = math.sqrt(2) * torch.cat([angle.cos(), angle.sin()], 1)
-        e = F.silu(self.second(F.silu(self.first(e))))
+        e = F.silu(self.second(F.silu(self.first(e))) + self.label)
         h = x.reshape(b, s, p, s, p, -1).transpose(2, 3).reshape(b, s * s, -1)
         h = self.entry(h) + self.where
         for block in self.blocks:

@@ -20,7 +20,8 @@ def get_config(net: str = "unet") -> ConfigDict:
     c.wiring.center, c.wiring.sigma_data = -0.43, 0.71
     c.loss.mean, c.loss.std, c.loss.drop = -0.4, 1.2, 0.1
     c.optimizer.lr, c.optimizer.warmup, c.optimizer.cooldown = 4e-3, 40, 0.35
-    c.sample.steps, c.sample.rho, c.sample.guide_below = 14, 5.0, 6.0
+    c.sample.sampler, c.sample.times, c.sample.rho = "dpmpp_2m", "karras", 5.0
+    c.sample.steps, c.sample.guide_below = 14, 6.0
     c.look.every = 300
     if net == "dit":
         c.net.kind, c.net.patch, c.net.width, c.net.depth, c.net.heads = "dit", 4, 128, 4, 4

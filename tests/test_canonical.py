@@ -383,6 +383,7 @@ def _fastest(fn, *args, repeats=3):
 
 
 @only_cpu
+@pytest.mark.slow
 def test_a_loop_over_gradients_is_as_fast_as_a_python_loop():
     """Ratios of times in one process, so that the load of the machine cancels."""
     sizes, steps = [3, *[48] * 7, 3], 6

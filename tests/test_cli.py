@@ -104,6 +104,7 @@ def test_restore_writes_and_measures(run, photos, tmp_path, capsys, task, method
     assert _size(tmp_path / "x.png") == (4 * (3 * 8 + 4), 4 * (2 * 8 + 2))
 
 
+@pytest.mark.slow
 def test_restore_takes_a_mask_and_a_measurement(run, photos, tmp_path, capsys):
     mask = np.full((8, 8), 255, np.uint8)
     mask[:, :4] = 0

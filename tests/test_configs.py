@@ -33,6 +33,10 @@ _SMALL = [
 ]
 
 
+def _slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def test_every_config_is_tested():
     assert {file.stem for file in _FILES} == {name.partition(":")[0] for name in _INFO}
 
@@ -46,7 +50,7 @@ def test_a_config_is_short_and_says_its_command_and_result(file):
     assert "Measured:" in words
 
 
-@pytest.mark.parametrize("name", _INFO)
+@pytest.mark.parametrize("name", [_slow(n) if n == "cifar10_edm" else n for n in _INFO])
 def test_a_config_builds_at_its_full_size(name):
     config = read_config(name)
     found = experiment.build(config, _INFO[name])

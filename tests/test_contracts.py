@@ -14,6 +14,7 @@ import pytest
 
 from jaxdiff import denoise as dn
 from jaxdiff import exact, guidance, inverse, process, samplers
+from jaxdiff.inverse.operators import struct
 from jaxdiff.types import Estimate, Now, Sampler, State
 from tests.problems import keys_of, tree_denoiser, vector
 
@@ -462,11 +463,14 @@ def operated(key):
     found = {}
     for name, make in OPERATORS.items():
         operator = make()
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(operator)), name
+        if name != "linear":  # a lambda is equal to itself alone; others do not retrace
+            assert jax.tree.structure(operator) == jax.tree.structure(make()), name
         x = jax.random.normal(key, operator.shape)
         y = operator.A(x)
-        solved = operator.gram_solve(1.0, 0.3, y)
-        back, inverse_ = operator.At(y), operator.pinv(y)
-        found[name] = (x, y, back, inverse_, solved, operator.A(operator.At(solved)))
+        assert_like(jax.eval_shape(operator.pinv, y), x)
+        assert_like(jax.eval_shape(operator.gram_solve, 1.0, 0.3, y), y)
+        found[name] = x, y, operator.At(y)
     return found
 
 
@@ -475,21 +479,24 @@ def dot(a, b):
 
 
 def test_every_operator():
-    """Made and used in a trace, under pmap; as an argument of jit in the tests of its folder."""
+    """Made and used in a trace, under pmap; an argument of jit. Its folder tests its solves."""
     whole = jax.pmap(operated)(jax.random.split(jax.random.key(0), DEVICES))
     for i in (0, DEVICES - 1):
         mine = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), whole)
-        for name, (x, y, back, inverse_, solved, gram) in mine.items():
-            assert_like(back, x), assert_like(inverse_, x), assert_like(solved, y)
+        for name, (x, y, back) in mine.items():
+            assert_like(back, x)
             assert np.allclose(dot(y, y), dot(x, back), rtol=1e-4), name
-            assert np.allclose(dot(y, y), dot(y, gram) + 0.3 * dot(y, solved), rtol=1e-4), name
 
 
 def test_every_measurement_that_is_not_linear():
     """Each sample for itself, an argument of jit; slopes and projections are finite, like x."""
 
+    traces = []
+
     @jax.jit
     def measured(operators, x):
+        traces.append(None)
+
         def one(op, x):
             y, pull = jax.vjp(op.A, x)
             near = x if op.project is None else op.project(x, 0.9 * y)
@@ -498,7 +505,7 @@ def test_every_measurement_that_is_not_linear():
         return {n: jax.vmap(functools.partial(one, op))(x[n]) for n, op in operators.items()}
 
     made = {n: make() for n, make in MEASUREMENTS.items()}
-    structs = {n: inverse.operators.struct(op.shape) for n, op in made.items()}
+    structs = {n: struct(op.shape) for n, op in made.items()}
     x = jax.tree.map(lambda s: vector(4, B, *s.shape), structs)
     whole = measured(made, x)
     for name, (y, slope, near) in whole.items():
@@ -508,14 +515,17 @@ def test_every_measurement_that_is_not_linear():
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
         assert jnp.allclose(a[1], b[1], atol=1e-5)
     measured(jax.tree.map(lambda leaf: 1.1 * leaf, made), x)
-    assert measured._cache_size() == 1
+    assert len(traces) == 1
 
 
 def test_every_noise():
     """One example; a sample of a batch is that sample alone; levels may change under one trace."""
 
+    traces = []
+
     @jax.jit
     def noised(laws, keys, clean):
+        traces.append(None)
         y = {n: jax.vmap(law.draw)(keys, clean) for n, law in laws.items()}
         return {n: (y[n], jax.vmap(laws[n].log_prob)(y[n], clean)) for n in laws}
 
@@ -530,4 +540,4 @@ def test_every_noise():
         assert jnp.allclose(y[1], whole[name][0][1], atol=1e-5), name
         assert jnp.allclose(log_prob[1], whole[name][1][1], rtol=1e-5), name
     noised(jax.tree.map(lambda leaf: 1.1 * leaf, laws), keys_of(B), clean)
-    assert noised._cache_size() == 1
+    assert len(traces) == 1

@@ -287,6 +287,7 @@ def test_samples_are_the_same_on_all_devices(straight, labels):
     assert jnp.abs(one - jax.device_get(all_)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_on_a_cpu_as_many_cores_train_as_divide_the_batch(straight, config, tmp_path):
     put(config, "mesh.data", -1)
     put(config, "batch", 6)
@@ -306,7 +307,7 @@ def test_a_run_cut_at_a_checkpoint_ends_the_same_bit_for_bit(straight, config, t
     assert metrics[0].read_bytes() == metrics[1].read_bytes()
 
 
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("resident", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_that_was_interrupted_goes_on(config, tmp_path, monkeypatch, resident):
     """Both ways of feeding: by the number of the step, and by an iterator that resumes."""
     put(config, "data.resident", resident)

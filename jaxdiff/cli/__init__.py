@@ -99,7 +99,9 @@ def _sample(p: argparse.ArgumentParser) -> None:
     p.add_argument("--scale", type=float, help="of classifier-free guidance; 1 is none")
     p.add_argument("--n", type=int, default=16, help="how many (16)")
     p.add_argument("--steps", type=int, help="of the sampler (as in the config)")
-    p.add_argument("--sampler", help="dpmpp_2m, heun, euler, ddim or ddpm (as in the config)")
+    p.add_argument(
+        "--sampler", help="adams_moulton, dpmpp_2m, unipc, deis, heun, ... (as in the config)"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", help="a .png, or a .npy of the values (RUN/samples/sample.png)")
 

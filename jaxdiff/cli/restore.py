@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     model, found, config = experiment.load(args.run)
     size, channels = _check_shape(found.info.shape)
     experiment.put(config, "sample.steps", args.steps)
+    experiment.put(config, "sample.times", config.sample.times or "karras")
     times = experiment.grid_of(config, found.process)
     operator = operator_of(args.task, found.info.shape, args.seed)
     factor = FACTOR if args.measured and args.task == "superres" else 1

@@ -20,6 +20,7 @@ def default() -> ConfigDict:
     """Every key there is, with its type; 0, "" and 0.0 mean "none" or "as it is" where they can.
 
     `sample.guide_below`: guidance acts where sigma/alpha is at most this; 0.0 is everywhere.
+    `sample.times`: "" is root_flow for adams_moulton, karras for any other sampler.
 
     >>> default().net.kind
     'unet'
@@ -43,7 +44,7 @@ def default() -> ConfigDict:
         log=dict(every=50),
         save=dict(every=300, keep=3),
         look=dict(every=0, n=20, scale=2.0),
-        sample=dict(sampler="dpmpp_2m", steps=20, times="karras", rho=7.0, eta=0.0, scale=2.0,
+        sample=dict(sampler="adams_moulton", steps=20, times="", rho=7.0, eta=0.0, scale=2.0,
                     guide_below=0.0),
     )  # fmt: skip
     return ConfigDict(sections).lock()

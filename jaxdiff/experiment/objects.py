@@ -75,13 +75,17 @@ _AVERAGES = {
     "none": (lambda: None, ()),
 }
 _SAMPLERS = {
+    "adams_moulton": (samplers.adams_moulton, ()),
     "dpmpp_2m": (samplers.dpmpp_2m, ()),
+    "unipc": (samplers.unipc, ()),
+    "deis": (samplers.deis, ()),
     "heun": (samplers.heun, ()),
     "euler": (samplers.euler, ()),
     "ddim": (samplers.ddim, ("eta",)),
     "ddpm": (samplers.ddpm, ()),
 }
 _TIMES = {
+    "root_flow": (lambda: process.root_flow, ()),
     "karras": (lambda rho: functools.partial(process.karras, rho=_positive(rho)), ("rho",)),
     "uniform": (lambda: process.uniform, ()),
     "uniform_lambda": (lambda: process.uniform_lambda, ()),
@@ -275,6 +279,7 @@ def grid_of(config: ConfigDict, noise: Process) -> Array:
       ValueError: for steps < 1, or numbers with which the times do not decrease.
     """
     c = config.sample
-    times = _made(_TIMES, c.times, "sample.times", c)(noise, c.steps)
+    name = c.times or ("root_flow" if c.sampler == "adams_moulton" else "karras")
+    times = _made(_TIMES, name, "sample.times", c)(noise, c.steps)
     process.check_grid(times)
     return times

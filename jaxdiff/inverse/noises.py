@@ -93,7 +93,7 @@ def poisson_gaussian(rate: Level, s: Level, *, low: float | Array = 0.0) -> Nois
     Raises:
       ValueError: if rate <= 0 or s <= 0.
 
-    Foi et al. 2008, doi:10.1109/TIP.2008.2001399, section II.
+    Foi et al. 2008, doi:10.1109/TIP.2008.2001399.
     """
     numbers = _positive("rate", rate), _positive("s", s), number(low)
     return _noise((_mixed, numbers), (_add_mixed, numbers))

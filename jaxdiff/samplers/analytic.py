@@ -29,6 +29,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Key, Num
 
 from jaxdiff import trees
+from jaxdiff.canonical import scan
 from jaxdiff.denoise import Denoiser
 from jaxdiff.process import perturb, posterior, scales
 from jaxdiff.samplers.ddim import noise_of
@@ -119,7 +120,8 @@ def noise_power(
         eps = noise_of(denoise, x, t, denoise(x, t).x0)
         return jnp.mean(dots(eps, eps)) / count
 
-    return jax.lax.map(at, (times, jnp.arange(times.shape[0])))
+    everywhere = (times, jnp.arange(times.shape[0]))
+    return scan(lambda none, time: (none, at(time)), None, everywhere)[1]
 
 
 def analytic_variance(

@@ -9,10 +9,10 @@ from jaxtyping import Array, Int, Key, Num
 
 from jaxdiff import trees
 from jaxdiff.denoise import Denoiser, check_range
-from jaxdiff.process import Process, check_grid, karras, perturb, scales
+from jaxdiff.process import Process, check_grid, karras, perturb, root_flow, scales
 from jaxdiff.process.grids import check_steps
-from jaxdiff.samplers.dpmpp import dpmpp_2m
 from jaxdiff.samplers.loop import Look, grid, run
+from jaxdiff.samplers.moulton import adams_moulton
 from jaxdiff.trees import Tape, combine, fold, keys_for, normal
 from jaxdiff.types import PyTree, Rows, Sampler
 
@@ -26,7 +26,7 @@ def sample(
     *,
     shape: tuple[int, ...] | None = None,
     steps: int = 20,
-    times: Times = karras,
+    times: Times | None = None,
     rows: Callable[[Array], Rows] = grid,
     start: PyTree | None = None,
     image: PyTree | None = None,
@@ -43,10 +43,11 @@ def sample(
     Args:
       key: one key.
       denoise: the denoiser, guided or not.
-      sampler: the solver, DPM-Solver++ 2M by default.
+      sampler: the solver; by default `adams_moulton`, one for every number of steps.
       shape: [b, ...] of the samples; not needed with `start` or `image`.
       steps: number of steps, at least 1.
-      times: a grid function `(process, steps) -> [steps + 1]`, or the times themselves.
+      times: a grid function `(process, steps) -> [steps + 1]`, or the times themselves; by default
+        `root_flow`, the grid of the default sampler, and `karras` for any other.
       rows: how to walk them: `grid`, or a partial of `travel`.
       start: x_T itself, at the noise level of the first time.
       image: clean samples to start from, noised to the level that `strength` says.
@@ -73,14 +74,15 @@ def sample(
         raise ValueError("give exactly one of shape (to draw x_T), start (x_T itself) and image")
     _check_key(key)
     check_steps(steps)
-    ts = times(denoise.process, steps) if callable(times) else times
+    which = times if times is not None else root_flow if sampler is None else karras
+    ts = which(denoise.process, steps) if callable(which) else which
     check_grid(ts, denoise.process)
     ts = ts[_skipped(ts.shape[0] - 1, strength) if image is not None else 0 :]
     like = jnp.zeros(shape) if shape is not None else start if start is not None else image
     keys = keys_for(key, jnp.arange(trees.size(like)) if ids is None else ids)
     x = start if start is not None else _first(fold(keys, 0), denoise, ts[0], like, image)
     walk = fold(keys, 1) if noise is None else noise
-    return run(walk, denoise, sampler or dpmpp_2m(), rows(ts), x, look=look)
+    return run(walk, denoise, sampler or adams_moulton(), rows(ts), x, look=look)
 
 
 def _check_key(key: Array) -> None:

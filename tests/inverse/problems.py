@@ -120,14 +120,15 @@ def dense(operator, scales):
         "A": columns(operator.A, x),
         "At": columns(operator.At, y),
         "pinv": columns(operator.pinv, y),
-        "point": ravel_pytree(operator.A(example(operator)))[0],
     }
+    point = example(operator)
+    found |= {"x": ravel_pytree(point)[0], "y": ravel_pytree(operator.A(point))[0]}
     # of all y, and of those in the range: without noise there is a solution for these alone
     sides = jnp.concatenate([jnp.eye(len(found["A"])), found["A"]], axis=1)
     unravel = ravel_pytree(y)[1]
     solve = lambda r2, s2, v: ravel_pytree(operator.gram_solve(r2, s2, unravel(v)))[0]  # noqa: E731
     many = jax.vmap(jax.vmap(solve, (None, None, 1), 1), (0, 0, None))
-    found["gram"] = many(*scales, sides)
+    found["gram"] = many(scales[0], scales[1], sides)
     if operator.svd is not None:
         svd, z = operator.svd, jax.eval_shape(operator.svd.vt, x)
         z = jnp.zeros(z.shape, z.dtype)

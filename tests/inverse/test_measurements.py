@@ -1,5 +1,6 @@
 """What each operator measures, against formulas of another route."""
 
+import functools
 import io
 
 import jax
@@ -13,11 +14,17 @@ from PIL import Image
 
 from jaxdiff import inverse
 from jaxdiff.inverse.operators.jpeg import quantisation_table
+from tests.problems import keys_of
 
 
 def image(seed, *shape):
     """Random numbers, some beyond [-1, 1]."""
     return jnp.asarray(np.random.default_rng(seed).normal(0, 0.6, shape), jnp.float32)
+
+
+def projected(operator, x, y):
+    assert operator.project is not None
+    return operator.project(x, y)
 
 
 def test_bicubic_is_antialiased_and_mirrors():
@@ -26,7 +33,7 @@ def test_bicubic_is_antialiased_and_mirrors():
         wide = np.pad(x, ((12, 12), (8, 8), (0, 0)), "symmetric")
         size = 36 // factor, 24 // factor, 2
         whole = jax.image.resize(wide, size, "cubic")[12 // factor : 24 // factor]
-        found = inverse.bicubic(factor, x.shape).A(x)
+        found = jax.jit(lambda v, f=factor: inverse.bicubic(f, v.shape).A(v))(x)
         assert np.allclose(found, whole[:, 8 // factor : 16 // factor], atol=1e-5)
     rows = inverse.bicubic(2, (12, 12, 1)).A(jnp.eye(12)[..., None])
     # by hand: Keys' cubic at 1/4, 3/4, 5/4, 7/4, halved
@@ -133,7 +140,7 @@ def test_clipped_and_rounded_values_are_projected():
     exposure = inverse.hdr((50,), gain=2.0)
     y = exposure.A(z)
     assert np.allclose(y, np.clip(2 * z, -1, 1))
-    near = exposure.project(x, y)
+    near = projected(exposure, x, y)
     assert np.allclose(exposure.A(near), y, atol=1e-6)
     assert np.allclose(near[y == 1], np.maximum(x, 0.5)[y == 1])
     coarse = inverse.quantise(5, (50,))
@@ -141,19 +148,25 @@ def test_clipped_and_rounded_values_are_projected():
     y = coarse.A(z)
     assert np.allclose(y, levels[np.abs(np.asarray(z)[:, None] - levels).argmin(1)], atol=1e-6)
     assert np.allclose(jax.grad(lambda v: coarse.A(v).sum())(z), 1.0)
-    near = coarse.project(x, y)
+    near = projected(coarse, x, y)
     assert np.all(np.abs(near - y)[np.abs(z) < 1.2] < 0.25 + 1e-6)
-    assert np.allclose(coarse.project(z, y), z)  # what was measured is in the box
+    assert np.allclose(projected(coarse, z, y), z)  # what was measured is in the box
 
 
 def test_light_is_blurred():
     x, k = 0.9 * jnp.tanh(image(12, 4, 4, 2)), inverse.gaussian_kernel(0.8, 3)
-    linear, flat = inverse.blur(k, x.shape).A(x), inverse.nonlinear_blur(k, x.shape, gamma=1.0)
-    assert np.allclose(flat.A(x), linear, atol=1e-5)
-    op = inverse.nonlinear_blur(k, x.shape)
     light = ((x + 1) / 2) ** 2.2
-    assert np.allclose(((op.A(x) + 1) / 2) ** 2.2, inverse.blur(k, x.shape).A(light), atol=1e-5)
-    slope = jax.grad(lambda v: op.A(v).sum())(jnp.full(x.shape, -2.0))
+
+    @jax.jit
+    def seen(x, light):
+        flat, op = (inverse.nonlinear_blur(k, x.shape, gamma=g) for g in (1.0, 2.2))
+        slope = jax.grad(lambda v: op.A(v).sum())(jnp.full(x.shape, -2.0))
+        linear = jax.vmap(inverse.blur(k, x.shape).A)(jnp.stack([x, light]))
+        return flat.A(x), op.A(x), *linear, slope
+
+    flat, curved, linear, blurred, slope = seen(x, light)
+    assert np.allclose(flat, linear, atol=1e-5)
+    assert np.allclose(((curved + 1) / 2) ** 2.2, blurred, atol=1e-5)
     assert np.isfinite(slope).all()
 
 
@@ -184,12 +197,12 @@ def test_jpeg_rounds_coefficients_and_projects_them():
 
     y = op.A(z)
     assert np.allclose(coefficients(y), np.round(coefficients(z)), atol=1e-3)
-    near = op.project(x, y)
+    near = projected(op, x, y)
     off = coefficients(near) - np.round(coefficients(z))
     assert np.abs(off).max() < 0.5 + 1e-3
     inside = np.abs(coefficients(x) - np.round(coefficients(z))) < 0.5
     assert np.allclose(coefficients(near)[inside], coefficients(x)[inside], atol=1e-3)
-    assert np.allclose(op.project(z, y), z, atol=1e-5)
+    assert np.allclose(projected(op, z, y), z, atol=1e-5)
     flat = op.A(jnp.full((8, 8, 1), 0.1))
     level = np.round(8 * (127.5 * 1.1 - 128) / table[0, 0]) * table[0, 0] / 8 + 128
     assert np.allclose(flat, level / 127.5 - 1, atol=1e-5)
@@ -197,16 +210,21 @@ def test_jpeg_rounds_coefficients_and_projects_them():
 
 
 def test_masks_hide_what_they_say():
-    key = jax.random.key(0)
-    assert int(inverse.box_mask((6, 5, 3), (1, 2), (4, 4)).sum()) == 30 - 6
-    shown = [int(inverse.random_mask(key, (5, 4, 1), s).sum()) for s in (0.0, 0.3, 1.0)]
-    assert shown == [0, 6, 20]
-    columns = inverse.column_mask(key, (3, 12, 1), 0.5, centre=3)
+    @jax.jit
+    def masks(keys):
+        key, other = keys
+        wide = functools.partial(inverse.stroke_mask, shape=(32, 32, 3))
+        strokes = wide(key, width=4.0), wide(other, width=4.0), wide(key, width=8.0)
+        some = [inverse.random_mask(key, (5, 4, 1), s) for s in (0.0, 0.3, 1.0)]
+        columns = inverse.column_mask(key, (3, 12, 1), 0.5, centre=3)
+        return inverse.box_mask((6, 5, 3), (1, 2), (4, 4)), some, columns, *strokes
+
+    box, some, columns, *strokes, thick = jax.tree.map(np.asarray, masks(keys_of(2)))
+    assert box.sum() == 30 - 6
+    assert [m.sum() for m in some] == [0, 6, 20]
     assert columns.shape == (3, 12, 1) and (columns == columns[:1]).all()
     assert columns[0].sum() == 6 and columns[0, 5:8].all()
-    strokes = [inverse.stroke_mask(jax.random.key(i), (32, 32, 3), width=4.0) for i in range(2)]
     assert all(0.3 < m.mean() < 0.999 for m in strokes) and (strokes[0] != strokes[1]).any()
-    thick = inverse.stroke_mask(jax.random.key(0), (32, 32, 3), width=8.0)
     assert (~thick | strokes[0]).all() and thick.sum() < strokes[0].sum()
 
 

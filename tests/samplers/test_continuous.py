@@ -31,8 +31,11 @@ from tests.test_retrace import traces_of
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    ["edm", "flow"]
-    + [pytest.param(n, marks=pytest.mark.slow) for n in ("ve", "vp_linear", "sub_vp", "vp_cosine")],
+    ["flow"]
+    + [
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("edm", "ve", "vp_linear", "sub_vp", "vp_cosine")
+    ],
 )
 def test_the_probability_flow_in_closed_form(name):
     proc, dist = PROCESSES[name](), gaussian()
@@ -141,7 +144,7 @@ def sde(solver, adaptive, keys, x):
 
 @pytest.mark.parametrize(
     "solver",
-    [None, diffrax.Euler(), pytest.param(diffrax.SEA(), marks=pytest.mark.slow)],
+    [None, *(pytest.param(s, marks=pytest.mark.slow) for s in (diffrax.Euler(), diffrax.SEA()))],
     ids=str,
 )
 def test_the_sde_draws_per_sample(solver):

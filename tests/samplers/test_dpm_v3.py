@@ -86,6 +86,7 @@ def diagonal():
 
 
 @x64
+@pytest.mark.slow
 def test_the_statistics_of_a_gaussian_make_one_step_exact():
     """Each entry's eps is linear in x: f does not depend on x, its change is all bias."""
     proc, (dist, variances) = process.vp_linear(), diagonal()

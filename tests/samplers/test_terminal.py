@@ -94,6 +94,7 @@ def test_no_noise_is_left(name):
         assert jnp.all(off < 1e-4), (label, off)
 
 
+@pytest.mark.slow
 def test_samples_of_points_are_points():
     """Two points, the default grid: every sample lies on one of them, by every solver."""
     proc = PROCESSES["flow"]()

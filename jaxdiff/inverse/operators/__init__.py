@@ -1,6 +1,6 @@
 """Measurements of one example: what they share in `kernel` and `solve`, then one file a kind."""
 
-from jaxdiff.inverse.operators.blur import blur, varying_blur
+from jaxdiff.inverse.operators.blur import blind_blur, blur, varying_blur
 from jaxdiff.inverse.operators.blur_kernels import (
     anisotropic_kernel,
     gaussian_kernel,
@@ -29,7 +29,6 @@ from jaxdiff.inverse.operators.masks import (
     stroke_mask,
 )
 from jaxdiff.inverse.operators.nonlinear import (
-    blind_blur,
     hdr,
     nonlinear_blur,
     phase_retrieval,

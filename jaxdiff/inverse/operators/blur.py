@@ -6,7 +6,8 @@ With F the orthonormal Fourier transform and H = F(k), A = F^* diag(H) F, so tha
     gram_solve(r2, s2, v) = F^* F v / (r2 |H|^2 + s2).
 
 Real images stay real, since H(-k) = conj H(k). A blur that varies over the image mixes a few blurs,
-y = sum_i w_i (k_i * x) with weights for every pixel; no closed form diagonalises it.
+y = sum_i w_i (k_i * x) with weights for every pixel; no closed form diagonalises it. A blur by an
+unknown kernel is linear in the image and in the kernel, not in both (`blind_blur`).
 """
 
 from typing import Any
@@ -16,7 +17,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from jaxdiff.inverse.operators.kernel import Operator, Svd, image_shape
+from jaxdiff.inverse.operators.kernel import (
+    Nonlinear,
+    Operator,
+    Static,
+    Svd,
+    image_shape,
+)
 from jaxdiff.inverse.operators.solve import CG_STEPS, derived, over, spectral
 
 
@@ -127,3 +134,32 @@ def varying_blur(
         )
     factors = jnp.stack([transfer(kernel, shape) for kernel in kernels])
     return derived(Partial(_mixed, weights[..., None], factors), tuple(shape), steps=steps)
+
+
+class _Convolved(Static):
+    def __call__(self, x: Any) -> Array:
+        return filtered(transfer(x["kernel"].reshape(self.value), x["image"].shape), x["image"])
+
+
+def blind_blur(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Nonlinear:
+    """Blind deconvolution: y = kernel * image on the tree {"image", "kernel"}, both unknown.
+
+    Args:
+      shape: (h, w, c) of the image.
+      kernel_shape: (k, l) of the kernel, or (k, l, 1), centred in its pixel (k // 2, l // 2).
+
+    Raises:
+      ValueError: if the kernel is larger than the image, or not of one channel.
+
+    Chung et al. 2023, arXiv:2211.10656 (BlindDPS), section 3.
+    """
+    h, w, c = image_shape(shape)
+    if len(kernel_shape) not in (2, 3) or kernel_shape[2:] not in ((), (1,)):
+        raise ValueError(f"kernel_shape={kernel_shape}: give (k, l) or (k, l, 1)")
+    if kernel_shape[0] > h or kernel_shape[1] > w:
+        raise ValueError(
+            f"kernel of shape {kernel_shape} for images of shape {tuple(shape)}: it may not be "
+            "larger than the image"
+        )
+    parts = {"image": (h, w, c), "kernel": tuple(kernel_shape)}
+    return Nonlinear(Partial(_Convolved(tuple(kernel_shape[:2]))), parts)

@@ -11,8 +11,8 @@ Many coils: y_j = M F (s_j x), with sensitivities s_j; by conjugate gradient.
 All arrays are real: complex numbers are pairs on the last axis. The frequency 0 is in the middle,
 at [h // 2, w // 2], and so is the origin of the image, as in scanners' files.
 
-Lustig et al. 2007, doi:10.1002/mrm.21391; Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594
-(199911)42:5<952::AID-MRM16>3.0.CO;2-S (sensitivities).
+Lustig et al. 2007, doi:10.1002/mrm.21391; Pruessmann et al. 1999, SENSE, Magnetic Resonance in
+Medicine 42(5) (sensitivities).
 """
 
 import jax

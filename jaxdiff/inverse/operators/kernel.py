@@ -40,7 +40,8 @@ class Operator:
     """A linear operator; all functions are of one example.
 
     `A(x) -> y`, `At(y) -> x`, `pinv(y) -> x`, `gram_solve(r2, s2, v) -> u`; `shape` that of x (or a
-    tree of shapes), static; `svd` where there is one.
+    tree of shapes), static; `svd` where there is one. With s2 = 0 `gram_solve` wants v in the range
+    of A: by conjugate gradient there is no answer elsewhere.
     """
 
     A: Callable[[PyTree], PyTree]

@@ -155,7 +155,7 @@ def stroke_mask(
     Raises:
       ValueError: if there is no stroke, no piece or no width.
 
-    After Yu et al. 2019, arXiv:1806.03589, section 3.4, with the same law for every piece.
+    After Yu et al. 2019, arXiv:1806.03589 (free-form masks), with the same law for every piece.
     """
     if strokes < 1 or turns < 1 or not width > 0:
         raise ValueError(f"strokes={strokes}, turns={turns}, width={width}: all are positive")

@@ -5,13 +5,10 @@ where the measurement itself has none.
     hdr               y = clip(gain x, low, high)
     quantise          y = the nearest of n levels; gradients pass as if it were the identity
     nonlinear_blur    y = (k * u^g)^(1/g): a blur of light, of which cameras store a power
-    blind_blur        y = k * x with both unknown
 
 DPS (Chung et al. 2023, arXiv:2209.14687, appendix) and DAPS (Zhang et al. 2024, arXiv:2407.01521)
 measure by these; their nonlinear blur is a trained network, for which the gamma blur stands in.
 """
-
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -161,35 +158,6 @@ def nonlinear_blur(
     h = transfer(jnp.asarray(kernel, float), shape)
     numbers = number(gamma), number(low), number(high)
     return Nonlinear(Partial(_in_light, h, *numbers), image_shape(shape))
-
-
-class _Convolved(Static):
-    def __call__(self, x: Any) -> Array:
-        return filtered(transfer(x["kernel"].reshape(self.value), x["image"].shape), x["image"])
-
-
-def blind_blur(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Nonlinear:
-    """Blind deconvolution: y = kernel * image on the tree {"image", "kernel"}, both unknown.
-
-    Args:
-      shape: (h, w, c) of the image.
-      kernel_shape: (k, l) of the kernel, or (k, l, 1), centred in its pixel (k // 2, l // 2).
-
-    Raises:
-      ValueError: if the kernel is larger than the image, or not of one channel.
-
-    Chung et al. 2023, arXiv:2211.10656 (BlindDPS), section 3.
-    """
-    h, w, c = image_shape(shape)
-    if len(kernel_shape) not in (2, 3) or kernel_shape[2:] not in ((), (1,)):
-        raise ValueError(f"kernel_shape={kernel_shape}: give (k, l) or (k, l, 1)")
-    if kernel_shape[0] > h or kernel_shape[1] > w:
-        raise ValueError(
-            f"kernel of shape {kernel_shape} for images of shape {tuple(shape)}: it may not be "
-            "larger than the image"
-        )
-    parts = {"image": (h, w, c), "kernel": tuple(kernel_shape)}
-    return Nonlinear(Partial(_Convolved(tuple(kernel_shape[:2]))), parts)
 
 
 def check_range(low: Scalar, high: Scalar) -> None:

@@ -1,0 +1,125 @@
+"""Posterior samplers beside deepinv: steps a second, same weights, same measurement.
+
+    pip install torch deepinv
+    python benchmarks/posterior.py           (about four minutes on two cores)
+
+DPS, PiGDM, DiffPIR and DDRM on an inpainting task with a small diffusion transformer, float32, the
+two libraries taking turns. A step is one turn of the method's own loop: DPS and PiGDM ask the
+network once and pass back through it once (deepinv asks twice), DiffPIR and DDRM ask it once.
+"""
+
+import argparse
+import statistics
+import time
+
+import deepinv
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch_denoiser import Preconditioned
+from torch_dit import TorchDiT
+
+import jaxdiff as jd
+from jaxdiff import inverse, nets, process, samplers
+
+SIZE, STD, CENTER, NOISE = 28, 0.71, -0.43, 0.05
+SHAPE = (SIZE, SIZE, 1)
+WIDTH, DEPTH, HEADS, PATCH = 128, 4, 4, 4
+
+
+def network():
+    net = nets.dit(size=SIZE, patch=PATCH, channels=1, width=WIDTH, depth=DEPTH, heads=HEADS)
+    draw = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda p: p + 0.02 * draw.normal(size=p.shape), net.init(jax.random.key(0))
+    )
+    return net, params, TorchDiT(params, size=SIZE, patch=PATCH, width=WIDTH, heads=HEADS).eval()
+
+
+def ours(net, params, mask, y, steps):
+    """One compiled function a method: seconds are those of all its steps."""
+    wiring = process.edm_wiring(STD, center=CENTER)
+    denoise = jd.bind(jd.model(net.apply, params, process.edm(0.03, 40.0), wiring))
+    operator, key = inverse.inpainting(mask, SHAPE), jax.random.key(0)
+    times = process.karras(denoise.process, steps)
+
+    def go(make):
+        @jax.jit
+        def call(denoise, operator, y, times):
+            guided, sampler = make(denoise, operator, y)
+            return samplers.sample(key, guided, sampler, shape=y.shape, times=times)
+
+        return lambda: call(denoise, operator, y, times).block_until_ready()
+
+    ddim = samplers.ddim
+    return {
+        "DPS": go(lambda d, a, y: (d, inverse.dps_published(a, y, zeta=1.0)(ddim(1.0)))),
+        "PiGDM": go(lambda d, a, y: (inverse.pigdm(a, y, noise=NOISE)(d), ddim(1.0))),
+        "DiffPIR": go(lambda d, a, y: (inverse.diffpir(a, y, noise=NOISE)(d), inverse.remix(0.1))),
+        "DDRM": go(lambda d, a, y: (d, inverse.ddrm(a, y, noise=NOISE))),
+    }
+
+
+def theirs(model, mask, y, steps):
+    """The same four in deepinv, which works on [0, 1] and [b, c, h, w]."""
+    sampling, f32 = deepinv.sampling, torch.float32
+    denoiser = Preconditioned(model, STD, CENTER)
+    seen = torch.tensor(np.array(mask.transpose(2, 0, 1)), dtype=f32)
+    physics = deepinv.physics.Inpainting(
+        (1, SIZE, SIZE), mask=seen, noise_model=deepinv.physics.GaussianNoise(NOISE / 2)
+    )
+    y = torch.tensor(np.array((y + mask[None]) / 2).transpose(0, 3, 1, 2))  # A((x + 1) / 2)
+    fidelity, even = deepinv.optim.L2(), torch.linspace(1, 0, steps + 1, dtype=f32)
+    pigdm = sampling.PosteriorDiffusion(
+        data_fidelity=sampling.PiGDMDataFidelity(denoiser=denoiser),
+        denoiser=denoiser,
+        sde=sampling.VariancePreservingDiffusion(dtype=f32),
+        solver=sampling.DDPMSolver(timesteps=even),
+        dtype=f32,
+    )
+    levels = np.geomspace(20.0, 0.015, steps)
+    methods = {
+        "DPS": sampling.DPS(denoiser, num_steps=steps + 1, dtype=f32),
+        "PiGDM": pigdm,
+        "DiffPIR": sampling.DiffPIR(denoiser, fidelity, sigma=NOISE / 2, max_iter=steps),
+        "DDRM": sampling.DDRM(denoiser, sigmas=levels),
+    }
+    return {
+        name: lambda method=method: method(y.clone(), physics) for name, method in methods.items()
+    }
+
+
+def turns(runners, repeats):
+    """Median seconds of each, taking turns; the first, which compiles, does not count."""
+    spent = {name: [] for name in runners}
+    for turn in range(repeats + 1):
+        for name, go in runners.items():
+            start = time.perf_counter()
+            go()
+            if turn:
+                spent[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in spent.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30)
+    args = parser.parse_args()
+    print(f"jax {jax.__version__}, torch {torch.__version__}, deepinv {deepinv.__version__}")
+    print(f"{torch.get_num_threads()} threads, {jax.devices()[0].device_kind}, float32")
+    net, params, model = network()
+    mask = (jax.random.uniform(jax.random.key(1), (SIZE, SIZE, 1)) < 0.3).astype(jnp.float32)
+    print("| method, batch | jaxdiff, steps/s | deepinv, steps/s | ratio |\n|---|---|---|---|")
+    for batch in (1, 16):
+        y = mask[None] * jax.random.uniform(jax.random.key(2), (batch, *SHAPE), minval=-1.0)
+        here, there = ours(net, params, mask, y, args.steps), theirs(model, mask, y, args.steps)
+        for name in here:
+            spent = turns({"jaxdiff": here[name], "deepinv": there[name]}, args.repeats)
+            a, b = (args.steps / spent[who] for who in ("jaxdiff", "deepinv"))
+            print(f"| {name}, {batch} | {a:.1f} | {b:.1f} | {a / b:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Restoring real images from seven measurements, by every method, on one trained network.
+
+python experiments/restoration/run.py RUN [--out FOLDER] [--n 32] [--steps 50]
+
+RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv puts deepinv's methods beside,
+on the same weights; it takes a RUN of `jaxdiff train fashion_mnist:dit`, torch and deepinv.
+"""
+
+import argparse
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from methods import EVERYWHERE, METHODS
+from tasks import LINEAR, NOISE, NONLINEAR, SHAPE, hidden, measure
+
+from jaxdiff import data, experiment, metrics, process, samplers
+from jaxdiff.denoise import bind
+from jaxdiff.metrics import probe
+
+HEAD = "| method | PSNR, dB | SSIM | feature distance | residual | passes | s an image |"
+
+
+def held_out(n: int) -> Any:
+    """n held-out images of all classes."""
+    images = data.fashion_mnist("test").images
+    return jnp.asarray(data.images_to_unit(images[:: len(images) // n][:n]))
+
+
+def judge() -> Any:
+    """Features of a small classifier of the training images: what looks alike to it is near."""
+    train = data.fashion_mnist("train")
+    fit = jax.jit(probe.small_cnn, static_argnames=("classes",))
+    cnn = fit(jax.random.key(0), jnp.asarray(train.images), jnp.asarray(train.labels), classes=10)
+
+    @jax.jit
+    def distance(a: Any, b: Any) -> Any:
+        """Of two images, relative to the length of the features of the first."""
+        one, other = probe.features(cnn, a), probe.features(cnn, b)
+        return jnp.linalg.norm(one - other, axis=1) / jnp.linalg.norm(one, axis=1)
+
+    return distance
+
+
+def restored(denoise: Any, method: Any, operator: Any, y: Any, steps: int, v0: float) -> Any:
+    """Samples, and seconds an image of a call that is compiled already."""
+
+    @jax.jit
+    def call(denoise: Any, operator: Any, y: Any) -> Any:
+        guide, sampler = method.make(operator, y, v0)
+        shape, key = (len(y), *SHAPE), jax.random.key(1)
+        return samplers.sample(
+            key, guide(denoise) if guide else denoise, sampler, shape=shape, steps=steps,
+            times=process.karras,
+        )  # fmt: skip
+
+    x = call(denoise, operator, y).block_until_ready()
+    begun = time.perf_counter()
+    call(denoise, operator, y).block_until_ready()
+    return jnp.clip(x, -1, 1), (time.perf_counter() - begun) / len(y)
+
+
+def row(name: str, truth: Any, x: Any, y: Any, operator: Any, distance: Any, cost: str) -> str:
+    """One line of the table: means over images; the residual is over the noise level."""
+    seen = ~hidden(operator)
+    off = metrics.residual(y, jax.vmap(operator.A)(x), noise=NOISE, observed=seen)
+    values = [metrics.psnr(truth, x), metrics.ssim(truth, x), distance(truth, x), off]
+    psnr, ssim, features, residual = (float(jnp.mean(v)) for v in values)
+    return f"| {name} | {psnr:.2f} | {ssim:.3f} | {features:.3f} | {residual:.2f} | {cost} |"
+
+
+def first_guess(operator: Any, y: Any) -> Any:
+    """What there is without a network: the pseudo-inverse, or black for phases."""
+    if hasattr(operator, "pinv"):
+        return jnp.clip(jax.vmap(operator.pinv)(y), -1, 1)
+    return jnp.full((len(y), *SHAPE), -1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/restoration"))
+    parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", nargs="*", default=[*LINEAR, *NONLINEAR])
+    parser.add_argument("--deepinv", action="store_true")
+    args = parser.parse_args()
+    params, found, config = experiment.restore(args.run)
+    denoise = bind(experiment.model_of(found, params), jnp.full(args.n, found.null, jnp.int32))
+    truth, distance, v0 = held_out(args.n), judge(), config.wiring.sigma_data**2
+    for number, task in enumerate(args.only):
+        operator = (LINEAR | NONLINEAR)[task]()
+        y = measure(jax.random.fold_in(jax.random.key(3), number), operator, truth)
+        guess = first_guess(operator, y)
+        columns = [truth, guess]
+        print(f"\n### {task}\n\n{HEAD}\n" + "|---" * 7 + "|")
+        print(row("without a network", truth, guess, y, operator, distance, "0 | 0"), flush=True)
+        for name, method in METHODS.items():
+            if task in NONLINEAR and name not in EVERYWHERE:
+                continue
+            x, spent = restored(denoise, method, operator, y, args.steps, v0)
+            cost = f"{args.steps * method.forward} + {args.steps * method.back} | {spent:.3f}"
+            print(row(name, truth, x, y, operator, distance, cost), flush=True)
+            columns.append(x)
+        if args.deepinv:
+            from deepinv_side import NAMES, TASKS, Peer
+
+            peer = Peer(params, config)
+            for name in NAMES if task in TASKS else ():
+                x, spent, passes = peer.restore(name, args.steps, task, operator, y)
+                x, cost = jnp.clip(x, -1, 1), f"{passes} | {spent:.3f}"
+                line = row(f"{name}, deepinv", truth, x, y, operator, distance, cost)
+                print(line, flush=True)
+        picture(args.out / f"{task.replace(' ', '_')}.png", columns)
+
+
+def picture(path: pathlib.Path, columns: list[Any], rows: int = 6) -> None:
+    """Truth, the measurement and every method side by side, a row an image."""
+    every = len(columns[0]) // rows
+    chosen = jnp.stack([x[::every][:rows] for x in columns], axis=1).reshape(-1, *SHAPE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.grids.write_grid(path, np.asarray(chosen), columns=len(columns), zoom=2)
+
+
+if __name__ == "__main__":
+    main()
