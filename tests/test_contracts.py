@@ -147,11 +147,26 @@ SAMPLERS = {
     "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
+    "remix": inverse.remix(0.3),
 }
 IMAGE_SAMPLERS = {  # corrections whose operator says the shape
+    "ddnm_plus": inverse.ddnm_plus(POOL, Y, noise=0.1),
+    "ddrm": inverse.ddrm(POOL, Y, noise=0.1),
+    "diffface": inverse.diffface(MASK, vector(2, B, *SHAPE))(samplers.heun()),
+    "dps_poisson": inverse.dps_poisson(POOL, Y, zeta=0.1, low=-9.0)(samplers.ddim()),
     "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
+    "flowchef": inverse.flowchef(POOL, Y, rate=0.1)(samplers.euler()),
+    "flowdps": inverse.flowdps(POOL, Y),
+    "ilvr": inverse.ilvr(POOL, vector(2, B, *SHAPE))(samplers.ddpm()),
+    "mcg": inverse.mcg(POOL, Y, zeta=0.1)(samplers.ddpm()),
+    "project": inverse.project(POOL, Y)(samplers.ddpm()),
     "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
+    "resample": inverse.resample(POOL, Y, steps=2)(samplers.ddim()),
 }
+
+
+def twice(z):
+    return 2 * z
 
 
 def to_zero(est, at):
@@ -166,10 +181,20 @@ GUIDES = {
     "energy": lambda y: guidance.pulled(guidance.energy(cost, 0.1)),
     "pulled": lambda y: guidance.pulled(to_zero),
     "towards": lambda y: guidance.towards(cost, 0.1),
+    "blind_dps": lambda y: inverse.blind_dps(POOL, y, var=0.5),
     "ddnm": lambda y: inverse.ddnm(POOL, y),
+    "dds": lambda y: inverse.dds(POOL, y, gamma=2.0),
+    "diffpir": lambda y: inverse.diffpir(POOL, y, noise=0.1),
+    "dmps": lambda y: inverse.dmps(POOL, y, noise=0.1),
     "dps": lambda y: inverse.dps(POOL, y, noise=0.1),
+    "hard_consistency": lambda y: inverse.hard_consistency(POOL, y, steps=2),
     "mmps": lambda y: inverse.mmps(POOL, y, noise=0.1),
+    "mpgd": lambda y: inverse.mpgd(POOL, y, rate=1.0),
     "pigdm": lambda y: inverse.pigdm(POOL, y, noise=0.1),
+    "psld": lambda y: inverse.psld(POOL, y, decode=twice, encode=half, noise=0.1),
+    "score_ald": lambda y: inverse.score_ald(POOL, y, noise=0.1),
+    "sitcom": lambda y: inverse.sitcom(POOL, y, noise=0.1, steps=3),
+    "tmpd": lambda y: inverse.tmpd(POOL, y, noise=0.1),
 }
 OPERATORS = {
     "average_pool": lambda: POOL,
@@ -228,8 +253,8 @@ OF_NO_KIND = {
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": """
         LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
-        column_mask gaussian_kernel misfit motion_kernel noises random_mask residual stroke_mask
-        walsh_hadamard
+        column_mask ddrm_start gaussian_kernel latent misfit motion_kernel noises paired
+        random_mask residual stroke_mask stsl walsh_hadamard
     """,
     "noises": "Noise",
     "denoise": """
@@ -244,7 +269,7 @@ KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
     "samplers": [SAMPLERS],
     "guidance": [GUIDES],
-    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, IMAGE_SAMPLERS],
+    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, SAMPLERS, IMAGE_SAMPLERS],
     "noises": [NOISES],
     "denoise": [DENOISERS],
     "exact": [],
