@@ -4,6 +4,7 @@ The tables say how to build one of each, small. What is of no kind (helpers, typ
 so that a new name is a decision.
 """
 
+import dataclasses
 import functools
 import inspect
 
@@ -99,7 +100,15 @@ def fix(now, proc, x, est):
     return jax.tree.map(lambda a, b: a + now.s * b, x, est.x0)
 
 
+def itself(x):
+    return x
+
+
 POOL = inverse.average_pool(2, SHAPE)
+KEEP = inverse.inpainting(MASK, SHAPE)
+SEEN = dataclasses.replace(
+    KEEP, svd=inverse.Svd(jnp.broadcast_to(MASK, SHAPE), itself, itself, KEEP.A, KEEP.A)
+)
 Y = vector(1, B, 2, 2, 2)
 
 
@@ -150,7 +159,11 @@ SAMPLERS = {
 }
 IMAGE_SAMPLERS = {  # corrections whose operator says the shape
     "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
+    "fps": inverse.fps(POOL, Y[:1], noise=0.1, particles=B),
+    "mcgdiff": inverse.mcgdiff(SEEN, vector(2, 1, *SHAPE), noise=0.1, particles=B),
     "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
+    "steered": inverse.steered(cost, particles=B)(samplers.ddpm()),
+    "twisted": inverse.twisted(POOL, Y[:1], noise=0.1, particles=B),
 }
 
 
@@ -200,7 +213,9 @@ OF_NO_KIND = {
         sn_variance stay tape travel
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
-    "inverse": "Nonlinear Operator Svd cg misfit",
+    "inverse": """
+        Nonlinear Operator Svd cg difference effective_size greatest misfit systematic total
+    """,
     "denoise": """
         Denoiser Model Number all_memories check_range halves joined learned_variance model noise
         numeric predict score value_at velocity
