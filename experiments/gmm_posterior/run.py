@@ -1,0 +1,215 @@
+"""Every posterior sampler beside the exact posterior of a Gaussian mixture.
+
+    python experiments/gmm_posterior/run.py --check        the tables of README.md, and assertions
+    python experiments/gmm_posterior/run.py --quick        2 problems of dimension 8, 200 samples
+
+A method is a function (problem, n) -> (guide, sampler); add one as a line of METHODS.
+"""
+
+import argparse
+import sys
+import time
+from typing import Any, NamedTuple
+
+import checks
+import jax
+import jax.numpy as jnp
+import numpy as np
+from problems import V0, Problem, denoiser, draw, make, sliced_wasserstein, ve, weight_error
+
+from jaxdiff import inverse, process, samplers
+from jaxdiff.trees import keys_for
+
+STEPS, FLOORS = 100, 4
+EXACT, TDS = ("exact, ddpm", "exact, heun"), "tds, v0 of the data"
+
+
+class Size(NamedTuple):
+    """How many problems, samples (one group of particles), slices; and which methods."""
+
+    problems: int
+    samples: int
+    slices: int
+    all_methods: bool = True
+
+
+FULL = {8: Size(12, 1000, 500), 80: Size(6, 1000, 300), 800: Size(2, 400, 200, False)}
+QUICK = {8: Size(2, 400, 100)}
+
+
+def itself(denoise: Any) -> Any:
+    return denoise
+
+
+def each(p: Problem, n: int) -> Any:
+    """The operator and its measurement, once for each of n samples."""
+    return inverse.matrix(p.matrix), jnp.broadcast_to(p.y, (n, len(p.y)))
+
+
+def guided(make: Any, sampler: Any = None, **more: Any) -> Any:
+    """A guide with the noise of the problem, on ancestral sampling."""
+    return lambda p, n: (make(*each(p, n), noise=p.noise, **more), sampler or samplers.ddpm())
+
+
+def corrected(make: Any, **more: Any) -> Any:
+    return lambda p, n: (itself, make(*each(p, n), **more)(samplers.ddpm()))
+
+
+def grouped(make: Any, **more: Any) -> Any:
+    """Particles: one group of n, with one measurement."""
+
+    def method(p: Problem, n: int) -> Any:
+        a, y = each(p, 1)
+        return itself, make(a, y, noise=p.noise, particles=n, **more)
+
+    return method
+
+
+def steered(p: Problem, n: int) -> Any:
+    def fits(x0: Any) -> Any:
+        return -0.5 * jnp.sum((p.y - p.matrix @ x0) ** 2) / p.noise**2
+
+    return itself, inverse.steered(fits, particles=n)(samplers.ddpm())
+
+
+def replaced(p: Problem, n: int) -> Any:
+    return inverse.ddnm(*each(p, n)), samplers.ddpm()
+
+
+def unguided(p: Problem, n: int) -> Any:
+    return itself, samplers.ddpm()
+
+
+METHODS = {
+    TDS: grouped(inverse.twisted, v0=V0),
+    "tds, v0 = 1": grouped(inverse.twisted),
+    "mcgdiff": grouped(inverse.mcgdiff),
+    "fps-smc": grouped(inverse.fps, v0=V0),
+    "fk steering": steered,
+    "mmps": guided(inverse.mmps, steps=4),
+    "pigdm": guided(inverse.pigdm),
+    "pigdm, v0 of the data": guided(inverse.pigdm, v0=V0),
+    "dps, as a rate": guided(inverse.dps),
+    "dps as published, 0.1": corrected(inverse.dps_published, zeta=0.1),
+    "dps as published, 1": corrected(inverse.dps_published, zeta=1.0),
+    "ddnm": replaced,
+    "ddnm, with the noise": guided(inverse.ddnm),
+    "the prior": unguided,
+}
+LARGE = (TDS, "mcgdiff", "mmps", "pigdm", "ddnm, with the noise", "the prior")
+
+
+def walk(method: Any, p: Problem, key: Any, n: int) -> Any:
+    """n samples by one method, from the prior's exact denoiser."""
+    proc = ve()
+    guide, sampler = method(p, n)
+    return _run(guide(denoiser(p.prior, proc)), sampler, key, n, p)
+
+
+def exactly(sampler: Any) -> Any:
+    """Samples through a sampler by the exact denoiser of the posterior."""
+
+    def go(_: Any, p: Problem, key: Any, n: int) -> Any:
+        return _run(denoiser(p.posterior, ve()), sampler, key, n, p)
+
+    return go
+
+
+def _run(denoise: Any, sampler: Any, key: Any, n: int, p: Problem) -> Any:
+    proc = denoise.process
+    keys = keys_for(key, jnp.arange(n))
+    start = proc.t_max * jax.random.normal(jax.random.fold_in(key, n), (n, p.matrix.shape[1]))
+    return samplers.run(keys, denoise, sampler, samplers.grid(process.karras(proc, STEPS)), start)
+
+
+def scored(go: Any, method: Any, size: Size) -> Any:
+    """A compiled (problem, key) -> (sliced Wasserstein distance, error of the weights)."""
+
+    def score(p: Problem, key: Any) -> Any:
+        ours, truth, slices = jax.random.split(key, 3)
+        x = go(method, p, ours, size.samples)
+        # a method that diverges is far away, and no NaN
+        x = jnp.clip(jnp.nan_to_num(x, nan=1e4), -1e4, 1e4)
+        other = draw(truth, p.posterior, size.samples)
+        return sliced_wasserstein(slices, x, other, size.slices), weight_error(x, p.posterior)
+
+    return jax.jit(score)
+
+
+def iid(_: Any, p: Problem, key: Any, n: int) -> Any:
+    return draw(key, p.posterior, n)
+
+
+def rows(size: Size) -> dict[str, Any]:
+    """Name -> (compiled score, repetitions a problem)."""
+    names = METHODS if size.all_methods else {name: METHODS[name] for name in LARGE}
+    exact = {EXACT[0]: samplers.ddpm(), EXACT[1]: samplers.heun()}
+    table = {"i.i.d. floor": (scored(iid, None, size), FLOORS)}
+    table |= {name: (scored(exactly(sampler), None, size), 2) for name, sampler in exact.items()}
+    return table | {name: (scored(walk, method, size), 1) for name, method in names.items()}
+
+
+def measure(sizes: dict[int, Size]) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """(d, dy) -> name -> [problems, 2], the mean over repetitions."""
+    table: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    for d, size in sizes.items():
+        for name, (score, repeats) in rows(size).items():
+            began = time.perf_counter()
+            for dy in (1, 2, 4):
+                found = [
+                    np.mean([score(make(i, d, dy), jax.random.key(100 * i + r)) for r in
+                             range(repeats)], axis=0)
+                    for i in range(size.problems)
+                ]  # fmt: skip
+                table.setdefault((d, dy), {})[name] = np.array(found)
+            print(f"  {d} {name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    return table
+
+
+def spelled(values: np.ndarray) -> str:
+    """mean +- 1.96 standard errors of the distance, and the mean error of the weights."""
+    (mean, tv), n = values.mean(axis=0), len(values)
+    error = 1.96 * values[:, 0].std(ddof=1) / n**0.5
+    return f"{mean:.2f} ± {error:.2f} ({tv:.2f})"
+
+
+def printed(table: dict[tuple[int, int], dict[str, np.ndarray]]) -> None:
+    """One table: a row a method, a column a cell."""
+    cells = list(table)
+    print("| method | " + " | ".join(f"{d}, {dy}" for d, dy in cells) + " |")
+    print("|" + "---|" * (len(cells) + 1))
+    for name in table[cells[0]]:
+        line = [spelled(table[c][name]) if name in table[c] else "-" for c in cells]
+        print(f"| {name} | " + " | ".join(line) + " |")
+
+
+def assert_close_to_the_floor(table: dict[tuple[int, int], dict[str, np.ndarray]]) -> None:
+    """The exact denoiser within 1.5 floors everywhere, TDS within 2.5 in dimensions 8 and 80."""
+    for (d, dy), cell in table.items():
+        floor = cell["i.i.d. floor"][:, 0].mean()
+        bounds = dict.fromkeys(EXACT, 1.5) | ({TDS: 2.5} if d < 800 else {})
+        for name, most in bounds.items():
+            times = cell[name][:, 0].mean() / floor
+            print(f"{d}, {dy}: {name}: {times:.2f} floors (at most {most})")
+            assert times <= most, (d, dy, name, times)
+
+
+def main(args: list[str]) -> None:
+    """Print the table; with --check also assert what is claimed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="dimension 8 only, few samples")
+    parser.add_argument("--check", action="store_true", help="assert the claims")
+    parser.add_argument("--dims", type=int, nargs="*", help="only these dimensions")
+    told = parser.parse_args(args)
+    sizes = QUICK if told.quick else FULL
+    table = measure({d: size for d, size in sizes.items() if told.dims is None or d in told.dims})
+    printed(table)
+    if told.check:
+        checks.run()
+        if not told.quick:
+            assert_close_to_the_floor(table)
+        print("all checks passed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
