@@ -186,10 +186,34 @@ GUIDES = {
 }
 OPERATORS = {
     "average_pool": POOL,
+    "bicubic": inverse.bicubic(2, SHAPE),
+    "blur": inverse.blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
+    "coils": inverse.coils(MASK, vector(6, 2, 4, 4, 2), SHAPE, steps=9),
+    "colourisation": inverse.colourisation(SHAPE),
+    "compose": inverse.compose(POOL, inverse.inpainting(MASK, SHAPE), steps=9),
+    "fourier": inverse.fourier(MASK, SHAPE),
+    "gaussian_sensing": inverse.gaussian_sensing(5, SHAPE, key=jax.random.key(1)),
+    "hadamard": inverse.hadamard(5, SHAPE, key=jax.random.key(2)),
     "inpainting": inverse.inpainting(MASK, SHAPE),
     "linear": inverse.linear(lambda x: x[1:] - x[:-1], SHAPE),
     "matrix": inverse.matrix(vector(5, 3, 5)),
+    "radon": inverse.radon((0.0, 50.0), SHAPE, detectors=4, steps=12),
     "stack": inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
+    "varying_blur": inverse.varying_blur(vector(7, 2, 3, 3), vector(8, 2, 4, 4), SHAPE, steps=40),
+}
+MEASUREMENTS = {  # not linear
+    "blind_blur": inverse.blind_blur(SHAPE, (3, 3)),
+    "hdr": inverse.hdr(SHAPE),
+    "jpeg": inverse.jpeg(50, (8, 8, 1)),
+    "nonlinear_blur": inverse.nonlinear_blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
+    "phase_retrieval": inverse.phase_retrieval(SHAPE, pad=1),
+    "quantise": inverse.quantise(4, SHAPE),
+}
+NOISES = {
+    "gaussian": inverse.noises.gaussian(0.1),
+    "poisson": inverse.noises.poisson(20.0, low=-6.0),
+    "poisson_gaussian": inverse.noises.poisson_gaussian(20.0, 0.1, low=-6.0),
+    "speckle": inverse.noises.speckle(0.1),
 }
 OF_NO_KIND = {
     "process": """
@@ -216,6 +240,11 @@ OF_NO_KIND = {
     "inverse": """
         Nonlinear Operator Svd cg difference effective_size greatest misfit systematic total
     """,
+        LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
+        column_mask gaussian_kernel misfit motion_kernel noises random_mask residual stroke_mask
+        walsh_hadamard
+    """,
+    "noises": "Noise",
     "denoise": """
         Denoiser Model Number all_memories check_range halves joined learned_variance model noise
         numeric predict score value_at velocity
@@ -228,11 +257,13 @@ KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
     "samplers": [SAMPLERS],
     "guidance": [GUIDES],
-    "inverse": [GUIDES, OPERATORS, IMAGE_SAMPLERS],
+    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, IMAGE_SAMPLERS],
+    "noises": [NOISES],
     "denoise": [DENOISERS],
     "exact": [],
 }
 MODULES = {"process": process, "samplers": samplers, "guidance": guidance, "inverse": inverse,
+           "noises": inverse.noises,
            "denoise": dn, "exact": exact}  # fmt: skip
 
 
@@ -420,8 +451,7 @@ def test_every_guide_and_denoiser():
 def operated(operators, seeds):
     found = {}
     for name, operator in operators.items():
-        image = (5,) if name == "matrix" else SHAPE
-        x = jax.random.normal(seeds, image)
+        x = jax.random.normal(seeds, operator.shape)
         y = operator.A(x)
         solved = operator.gram_solve(1.0, 0.3, y)
         found[name] = (
@@ -450,3 +480,49 @@ def test_every_operator():
     alone = operated(OPERATORS, keys[DEVICES - 1])
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
         assert np.allclose(np.asarray(a[-1]), np.asarray(b), atol=1e-5)
+
+
+def test_every_measurement_that_is_not_linear():
+    """Each sample for itself, an argument of jit; slopes and projections are finite, like x."""
+
+    @jax.jit
+    def measured(operators, x):
+        def one(op, x):
+            y, pull = jax.vjp(op.A, x)
+            near = x if op.project is None else op.project(x, 0.9 * y)
+            return y, pull(jnp.ones_like(y))[0], near
+
+        return {n: jax.vmap(functools.partial(one, op))(x[n]) for n, op in operators.items()}
+
+    structs = {n: inverse.operators.struct(op.shape) for n, op in MEASUREMENTS.items()}
+    x = jax.tree.map(lambda s: vector(4, B, *s.shape), structs)
+    whole = measured(MEASUREMENTS, x)
+    for name, (y, slope, near) in whole.items():
+        assert_like(slope, x[name]), assert_like(near, x[name])
+        assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((y, slope, near))), name
+    other = measured(MEASUREMENTS, jax.tree.map(lambda leaf: leaf.at[0].add(1.0), x))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
+        assert jnp.allclose(a[1], b[1], atol=1e-5)
+    measured(jax.tree.map(lambda leaf: 1.1 * leaf, MEASUREMENTS), x)
+    assert measured._cache_size() == 1
+
+
+def test_every_noise():
+    """One example; a sample of a batch is that sample alone; levels may change under one trace."""
+
+    @jax.jit
+    def noised(laws, keys, clean):
+        y = {n: jax.vmap(law.draw)(keys, clean) for n, law in laws.items()}
+        return {n: (y[n], jax.vmap(laws[n].log_prob)(y[n], clean)) for n in laws}
+
+    clean = vector(6, B, 3, 2)
+    whole = noised(NOISES, keys_of(B), clean)
+    for name, (y, log_prob) in whole.items():
+        assert_like(y, clean)
+        assert log_prob.shape == (B,) and jnp.isfinite(log_prob).all(), name
+    other = noised(NOISES, keys_of(B).at[0].set(jax.random.key(9)), clean.at[0].add(1.0))
+    for name, (y, log_prob) in other.items():
+        assert jnp.allclose(y[1], whole[name][0][1], atol=1e-5), name
+        assert jnp.allclose(log_prob[1], whole[name][1][1], rtol=1e-5), name
+    noised(jax.tree.map(lambda leaf: 1.1 * leaf, NOISES), keys_of(B), clean)
+    assert noised._cache_size() == 1

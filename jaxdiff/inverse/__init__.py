@@ -2,6 +2,7 @@
 
 from jaxdiff.inverse.adir import adir, nearest
 from jaxdiff.inverse.alternating import gibbs_ddrm, ladibi
+from jaxdiff.inverse import noises
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.daps import daps
 from jaxdiff.inverse.ddnm import ddnm
@@ -10,15 +11,44 @@ from jaxdiff.inverse.fps import fps
 from jaxdiff.inverse.gaussian import misfit, mmps, pigdm
 from jaxdiff.inverse.mcgdiff import mcgdiff
 from jaxdiff.inverse.moves import conjugate, hmc, langevin, log_likelihood, metropolis
+from jaxdiff.inverse.noises import Noise
 from jaxdiff.inverse.operators import (
+    LUMA,
+    Measurement,
     Nonlinear,
     Operator,
     Svd,
+    anisotropic_kernel,
     average_pool,
+    bicubic,
+    blind_blur,
+    blur,
+    box_mask,
+    check_solve,
+    coils,
+    colourisation,
+    column_mask,
+    compose,
+    fourier,
+    gaussian_kernel,
+    gaussian_sensing,
+    hadamard,
+    hdr,
     inpainting,
+    jpeg,
     linear,
     matrix,
+    motion_kernel,
+    nonlinear_blur,
+    phase_retrieval,
+    quantise,
+    radon,
+    random_mask,
+    residual,
     stack,
+    stroke_mask,
+    varying_blur,
+    walsh_hadamard,
 )
 from jaxdiff.inverse.particles import effective_size, systematic
 from jaxdiff.inverse.pnp_dm import pnp_dm
@@ -28,14 +58,27 @@ from jaxdiff.inverse.steered import difference, greatest, steered, total
 from jaxdiff.inverse.twisted import twisted
 
 __all__ = [
+    "LUMA",
+    "Measurement",
+    "Noise",
     "Nonlinear",
     "Operator",
     "Svd",
     "adir",
+    "anisotropic_kernel",
     "average_pool",
+    "bicubic",
+    "blind_blur",
+    "blur",
+    "box_mask",
     "cg",
     "conjugate",
     "daps",
+    "check_solve",
+    "coils",
+    "colourisation",
+    "column_mask",
+    "compose",
     "ddnm",
     "difference",
     "dps",
@@ -48,6 +91,13 @@ __all__ = [
     "inpainting",
     "ladibi",
     "langevin",
+    "fourier",
+    "gaussian_kernel",
+    "gaussian_sensing",
+    "hadamard",
+    "hdr",
+    "inpainting",
+    "jpeg",
     "linear",
     "log_likelihood",
     "matrix",
@@ -59,10 +109,22 @@ __all__ = [
     "pigdm",
     "pnp_dm",
     "red_diff",
+    "motion_kernel",
+    "noises",
+    "nonlinear_blur",
+    "phase_retrieval",
+    "pigdm",
+    "quantise",
+    "radon",
+    "random_mask",
     "repaint",
+    "residual",
     "stack",
     "steered",
     "systematic",
     "total",
     "twisted",
+    "stroke_mask",
+    "varying_blur",
+    "walsh_hadamard",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdiff.inverse.operators import _check_mask
+from jaxdiff.inverse.operators import check_mask
 from jaxdiff.process import perturb
 from jaxdiff.samplers import after
 from jaxdiff.trees import fold, normal
@@ -47,6 +47,6 @@ def repaint(mask: Array, y: Array, shape: tuple[int, ...]) -> Callable[[Sampler]
     ()
     """
     mask = jnp.asarray(mask)
-    _check_mask(mask, shape)
+    check_mask(mask, shape)
     fix = partial(_merge, mask.astype(bool), jnp.asarray(y))
     return after(fix)
