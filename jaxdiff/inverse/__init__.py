@@ -3,6 +3,7 @@
 from jaxdiff.inverse.adir import adir, nearest
 from jaxdiff.inverse.alternating import gibbs_ddrm, ladibi
 from jaxdiff.inverse import noises
+from jaxdiff.inverse.blind import blind_dps, paired
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.daps import daps
 from jaxdiff.inverse.ddnm import ddnm
@@ -11,6 +12,15 @@ from jaxdiff.inverse.fps import fps
 from jaxdiff.inverse.gaussian import misfit, mmps, pigdm
 from jaxdiff.inverse.mcgdiff import mcgdiff
 from jaxdiff.inverse.moves import conjugate, hmc, langevin, log_likelihood, metropolis
+from jaxdiff.inverse.dds import dds
+from jaxdiff.inverse.diffface import diffface
+from jaxdiff.inverse.diffpir import diffpir, remix
+from jaxdiff.inverse.dmps import dmps, score_ald
+from jaxdiff.inverse.dps import dps, dps_poisson, dps_published
+from jaxdiff.inverse.gaussian import misfit, mmps, pigdm
+from jaxdiff.inverse.hard import flowdps, hard_consistency, resample
+from jaxdiff.inverse.latent import latent, psld
+from jaxdiff.inverse.mpgd import flowchef, mpgd
 from jaxdiff.inverse.noises import Noise
 from jaxdiff.inverse.operators import (
     LUMA,
@@ -56,6 +66,11 @@ from jaxdiff.inverse.red_diff import red_diff
 from jaxdiff.inverse.repaint import repaint
 from jaxdiff.inverse.steered import difference, greatest, steered, total
 from jaxdiff.inverse.twisted import twisted
+from jaxdiff.inverse.projection import ilvr, mcg, project
+from jaxdiff.inverse.repaint import repaint
+from jaxdiff.inverse.sitcom import sitcom
+from jaxdiff.inverse.spectral import ddnm_plus, ddrm, ddrm_start
+from jaxdiff.inverse.tmpd import tmpd
 
 __all__ = [
     "LUMA",
@@ -69,6 +84,7 @@ __all__ = [
     "average_pool",
     "bicubic",
     "blind_blur",
+    "blind_dps",
     "blur",
     "box_mask",
     "cg",
@@ -81,7 +97,15 @@ __all__ = [
     "compose",
     "ddnm",
     "difference",
+    "ddnm_plus",
+    "ddrm",
+    "ddrm_start",
+    "dds",
+    "diffface",
+    "diffpir",
+    "dmps",
     "dps",
+    "dps_poisson",
     "dps_published",
     "effective_size",
     "fps",
@@ -91,18 +115,24 @@ __all__ = [
     "inpainting",
     "ladibi",
     "langevin",
+    "flowchef",
+    "flowdps",
     "fourier",
     "gaussian_kernel",
     "gaussian_sensing",
     "hadamard",
+    "hard_consistency",
     "hdr",
+    "ilvr",
     "inpainting",
     "jpeg",
+    "latent",
     "linear",
     "log_likelihood",
     "matrix",
     "mcgdiff",
     "metropolis",
+    "mcg",
     "misfit",
     "mmps",
     "nearest",
@@ -110,21 +140,30 @@ __all__ = [
     "pnp_dm",
     "red_diff",
     "motion_kernel",
+    "mpgd",
     "noises",
     "nonlinear_blur",
+    "paired",
     "phase_retrieval",
     "pigdm",
+    "project",
+    "psld",
     "quantise",
     "radon",
     "random_mask",
+    "remix",
     "repaint",
+    "resample",
     "residual",
+    "score_ald",
+    "sitcom",
     "stack",
     "steered",
     "systematic",
     "total",
     "twisted",
     "stroke_mask",
+    "tmpd",
     "varying_blur",
     "walsh_hadamard",
 ]

@@ -15,7 +15,8 @@ from jax.tree_util import Partial
 
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
-from jaxdiff.inverse.gaussian import _check_noise, misfit, per_sample
+from jaxdiff.inverse.doors import check_linear, check_noise
+from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Operator
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
@@ -46,11 +47,13 @@ def ddnm(operator: Operator, y: PyTree, *, noise: Number = 0.0, v0: Number = 1.0
       v0: variance of the data, for r^2 (used with noise only).
 
     Raises:
-      ValueError: if y or x do not have the shapes that the operator says.
+      ValueError: if the operator is not linear, noise < 0, or y or x do not have the shapes that
+        the operator says.
 
     Wang et al. 2023, arXiv:2212.00490, algorithm 1.
     """
-    _check_noise(noise)
+    check_linear(operator, "ddnm", "hard_consistency")
+    check_noise(noise)
     if isinstance(noise, int | float) and noise == 0:
         return edited(Partial(_range_null, operator, y))
     return edited(Partial(_absorbed, operator, y, numeric(noise), numeric(v0)))

@@ -16,20 +16,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.cg import cg
-from jaxdiff.inverse.operators import Operator, check_measurement
+from jaxdiff.inverse.doors import check_linear
+from jaxdiff.inverse.doors import check_noise as _check_noise
+from jaxdiff.inverse.operators import Measurement, Operator, check_measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
 
-def misfit(operator: Operator, y: PyTree, x0: PyTree) -> PyTree:
+def misfit(operator: Measurement, y: PyTree, x0: PyTree) -> PyTree:
     """y - A x_0 over a batch."""
     check_measurement(operator, y, x0)
     return combine((1.0, y), (-1.0, jax.vmap(operator.A)(x0)))
@@ -62,20 +62,14 @@ def pigdm(operator: Operator, y: PyTree, *, noise: Number, v0: Number = 1.0) -> 
       v0: variance of the data, in the paper 1.
 
     Raises:
-      ValueError: if y or x do not have the shapes that the operator says.
+      ValueError: if the operator is not linear, noise < 0, or y or x do not have the shapes that
+        the operator says.
 
     Song et al. 2023, ICLR (openreview 9_gsMA8MRKQ), eq. (7)-(8), algorithm 1.
     """
+    check_linear(operator, "pigdm", "dps")
     _check_noise(noise)
     return pulled(Partial(_pigdm, operator, y, numeric(noise), numeric(v0)))
-
-
-def _check_noise(noise: Any) -> None:
-    if callable(noise) or isinstance(noise, Tracer):
-        return
-    # numpy, since inside a trace jnp would make a tracer of a plain number
-    if not np.all(np.asarray(noise) >= 0):
-        raise ValueError(f"noise={noise}: a standard deviation is at least 0")
 
 
 class _Mmps:
@@ -114,10 +108,12 @@ def mmps(operator: Operator, y: PyTree, *, noise: Number, steps: int = 2) -> Gui
       steps: of conjugate gradient, static; as many as y has entries is exact.
 
     Raises:
-      ValueError: if steps < 1, or y or x do not have the shapes that the operator says.
+      ValueError: if the operator is not linear, noise < 0, steps < 1, or y or x do not have the
+        shapes that the operator says.
 
     Rozet et al. 2024, arXiv:2405.13712, algorithm 2.
     """
+    check_linear(operator, "mmps", "dps")
     _check_noise(noise)
     if steps < 1:
         raise ValueError(f"steps={steps}: conjugate gradient needs at least one step")

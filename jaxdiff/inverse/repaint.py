@@ -8,24 +8,16 @@ Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxdiff.denoise import Denoiser
+from jaxdiff.inverse.doors import check_picture
 from jaxdiff.inverse.operators import check_mask
 from jaxdiff.process import perturb
-from jaxdiff.samplers import after
 from jaxdiff.trees import fold, normal
-from jaxdiff.types import GUIDE, Estimate, Now, PyTree, Sampler
-
-
-def _merge(mask: Array, y: Array, now: Now, process: Any, x: Array, est: Estimate) -> PyTree:
-    if y.shape != x.shape:
-        raise ValueError(f"y of shape {y.shape} for samples of shape {x.shape}: they must agree")
-    seen = perturb(process, now.s, y, normal(fold(now.key, GUIDE), y))
-    return jnp.where(mask[None], seen, x)
+from jaxdiff.types import GUIDE, Estimate, Now, Sampler, State
 
 
 def repaint(mask: Array, y: Array, shape: tuple[int, ...]) -> Callable[[Sampler], Sampler]:
@@ -37,7 +29,8 @@ def repaint(mask: Array, y: Array, shape: tuple[int, ...]) -> Callable[[Sampler]
       shape: (h, w, c).
 
     Raises:
-      ValueError: if the mask or y do not have the shape of the images.
+      ValueError: if the mask or y do not have the shape of the images, or y is quite outside the
+        denoiser's value range where it is seen.
 
     Lugmayr et al. 2022, arXiv:2201.09865, eq. (8).
 
@@ -48,5 +41,15 @@ def repaint(mask: Array, y: Array, shape: tuple[int, ...]) -> Callable[[Sampler]
     """
     mask = jnp.asarray(mask)
     check_mask(mask, shape)
-    fix = partial(_merge, mask.astype(bool), jnp.asarray(y))
-    return after(fix)
+    seen, y = mask.astype(bool)[None], jnp.asarray(y)
+
+    def correct(sampler: Sampler) -> Sampler:
+        def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
+            check_picture(y, state.x, denoise.span, seen)
+            state, est = sampler.step(now, denoise, state)
+            noisy = perturb(denoise.process, now.s, y, normal(fold(now.key, GUIDE), y))
+            return State(jnp.where(seen, noisy, state.x), state.hist), est
+
+        return Sampler(sampler.init, step)
+
+    return correct
