@@ -4,7 +4,6 @@ The tables say how to build one of each, small. What is of no kind (helpers, typ
 so that a new name is a decision.
 """
 
-import dataclasses
 import functools
 import inspect
 
@@ -100,15 +99,7 @@ def fix(now, proc, x, est):
     return jax.tree.map(lambda a, b: a + now.s * b, x, est.x0)
 
 
-def itself(x):
-    return x
-
-
 POOL = inverse.average_pool(2, SHAPE)
-KEEP = inverse.inpainting(MASK, SHAPE)
-SEEN = dataclasses.replace(
-    KEEP, svd=inverse.Svd(jnp.broadcast_to(MASK, SHAPE), itself, itself, KEEP.A, KEEP.A)
-)
 Y = vector(1, B, 2, 2, 2)
 
 
@@ -160,7 +151,9 @@ SAMPLERS = {
 IMAGE_SAMPLERS = {  # corrections whose operator says the shape
     "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
     "fps": inverse.fps(POOL, Y[:1], noise=0.1, particles=B),
-    "mcgdiff": inverse.mcgdiff(SEEN, vector(2, 1, *SHAPE), noise=0.1, particles=B),
+    "mcgdiff": inverse.mcgdiff(
+        inverse.inpainting(MASK, SHAPE), vector(2, 1, *SHAPE), noise=0.1, particles=B
+    ),
     "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
     "steered": inverse.steered(cost, particles=B)(samplers.ddpm()),
     "twisted": inverse.twisted(POOL, Y[:1], noise=0.1, particles=B),
@@ -238,8 +231,8 @@ OF_NO_KIND = {
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": """
-        Nonlinear Operator Svd cg difference effective_size greatest misfit systematic total
-    """,
+        adir conjugate daps difference effective_size gibbs_ddrm greatest hmc ladibi langevin
+        log_likelihood metropolis nearest pnp_dm red_diff systematic total
         LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
         column_mask gaussian_kernel misfit motion_kernel noises random_mask residual stroke_mask
         walsh_hadamard

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdiff.canonical import scan
+from jaxdiff.inverse.doors import check_positive
 from jaxdiff.types import Batch, PyTree, Scalar, number
 
 
@@ -70,8 +71,7 @@ def adir(
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: adapting takes at least 1")
-    if not isinstance(rate, jax.core.Tracer) and not rate > 0:
-        raise ValueError(f"rate={rate}: give a number above 0")
+    check_positive("rate", rate)
     adam = optax.adam(number(rate))
     batch = Batch(images, row=jnp.arange(jax.tree.leaves(images)[0].shape[0]))
 

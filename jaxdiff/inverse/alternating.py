@@ -25,6 +25,7 @@ from jaxtyping import Array, Key, Num
 
 from jaxdiff.canonical import scan
 from jaxdiff.denoise import Denoiser
+from jaxdiff.inverse.doors import check_positive
 from jaxdiff.process import check_grid
 from jaxdiff.trees import combine, fold, normal
 from jaxdiff.types import GUIDE, Now, PyTree, Sampler, Scalar, number
@@ -75,8 +76,7 @@ def _check(ts: Any, process: Any, updates: int, **sizes: Any) -> None:
     if updates < 1:
         raise ValueError(f"updates={updates}: at least 1 for each step")
     for name, value in sizes.items():
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name}={value}: give a number above 0")
+        check_positive(name, value)
 
 
 def gibbs_ddrm(

@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoise import Denoiser
-from jaxdiff.inverse.gaussian import _check_noise, misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.doors import check_linear, check_noise
+from jaxdiff.inverse.gaussian import misfit, per_sample
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.inverse.particles import at_the_end, check_particles, for_each, resample, start
 from jaxdiff.process import posterior, scales
 from jaxdiff.trees import combine, dots, fold, normal, where
@@ -39,7 +40,7 @@ def _of_the_first(tree: PyTree, particles: int) -> PyTree:
 
 
 def fps(
-    operator: Operator,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: Scalar,
@@ -54,7 +55,7 @@ def fps(
     first particle, so start from noise.
 
     Args:
-      operator: A, of one example.
+      operator: A, of one example, linear.
       y: one measurement for each group, leaves [b, ...].
       noise: s >= 0, standard deviation of the measurement noise.
       particles: g >= 2, static.
@@ -73,7 +74,8 @@ def fps(
     [(4,), (4, 1)]
     """
     check_particles(particles, threshold)
-    _check_noise(noise)
+    check_linear(operator, "fps", "steered")
+    check_noise(noise)
     s, v0 = number(noise), number(v0)
     forward, adjoint = jax.vmap(operator.A), jax.vmap(operator.At)
 

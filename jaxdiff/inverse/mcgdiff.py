@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser
-from jaxdiff.inverse.gaussian import _check_noise
-from jaxdiff.inverse.operators import Operator, Svd, check_measurement
+from jaxdiff.inverse.doors import check_linear, check_noise, spectrum
+from jaxdiff.inverse.operators import Measurement, Svd, check_measurement
 from jaxdiff.inverse.particles import at_the_end, check_particles, for_each, resample, start
 from jaxdiff.process import scales
 from jaxdiff.trees import fit, fold, normal
@@ -54,7 +54,7 @@ def _product(mean: Any, var: Any, target: Any, room: Any) -> tuple[Array, Array]
 
 
 def mcgdiff(
-    operator: Operator,
+    operator: Measurement,
     y: Array,
     *,
     noise: Scalar,
@@ -75,9 +75,8 @@ def mcgdiff(
       threshold: a group is resampled when its effective size falls below this share of g.
 
     Raises:
-      ValueError: if the operator has no `svd`, an argument is outside its range, rows do not make
-        whole groups, or y or x do not have the shapes that the operator says.
-      TypeError: if its singular vectors are complex.
+      ValueError: if the operator has no `svd` or a complex one, an argument is outside its range,
+        rows do not make whole groups, or y or x do not have the shapes that the operator says.
 
     Cardoso et al. 2023, arXiv:2308.07983.
 
@@ -87,8 +86,8 @@ def mcgdiff(
     [(4,), (4,)]
     """
     check_particles(particles, threshold)
-    _check_noise(noise)
-    svd = _svd(operator)
+    check_noise(noise)
+    svd = _real_spectrum(operator)
     known = svd.values > 0
     scale = jnp.where(known, svd.values, 1.0)
     tau2 = jnp.where(known, (number(noise) / scale) ** 2, jnp.inf)[None]
@@ -147,17 +146,13 @@ def _guided(levels: Any, tau2: Array, target: Array, z: Array, z0: Array) -> Any
     return mean, jnp.maximum(var, 0.0), mass
 
 
-def _svd(operator: Any) -> Svd:
-    svd = getattr(operator, "svd", None)
-    if svd is None:
+def _real_spectrum(operator: Any) -> Svd:
+    check_linear(operator, "mcgdiff", "steered")
+    svd = spectrum(operator, "mcgdiff")
+    z = jax.eval_shape(svd.vt, jnp.zeros(operator.shape))
+    if jnp.issubdtype(z.dtype, jnp.complexfloating):
         raise ValueError(
-            "mcgdiff needs an operator with a singular value decomposition: `matrix` has one (of "
-            "the operator's dense matrix, if it is small); `twisted` needs none"
-        )
-    shape = jax.eval_shape(svd.vt, jnp.zeros(operator.shape))
-    if jnp.issubdtype(shape.dtype, jnp.complexfloating):
-        raise TypeError(
             "mcgdiff needs real singular vectors, and this operator's are complex (Fourier): use "
-            "`twisted`"
+            "twisted"
         )
     return svd

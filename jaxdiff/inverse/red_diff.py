@@ -21,8 +21,9 @@ from jaxtyping import Array, Key, Num
 
 from jaxdiff.canonical import scan
 from jaxdiff.denoise import Denoiser
+from jaxdiff.inverse.doors import check_positive
 from jaxdiff.inverse.moves import log_likelihood
-from jaxdiff.inverse.operators import Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.process import perturb, scales
 from jaxdiff.trees import combine, fold, normal
 from jaxdiff.types import PyTree, Scalar, number
@@ -33,7 +34,7 @@ def red_diff(
     denoise: Denoiser,
     ts: Num[Array, " m"],
     x: PyTree,
-    operator: Operator | Nonlinear,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: Any,
@@ -62,9 +63,8 @@ def red_diff(
 
     Mardani et al. 2023, arXiv:2305.04391, algorithm 1.
     """
-    for name, value in (("weight", weight), ("rate", rate)):
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name}={value}: give a number above 0")
+    check_positive("weight", weight)
+    check_positive("rate", rate)
     likelihood, adam = log_likelihood(operator, y, noise), optax.adam(number(rate))
 
     def step(carry: tuple[PyTree, Any], row: Any) -> tuple[tuple[PyTree, Any], None]:

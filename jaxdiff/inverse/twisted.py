@@ -23,8 +23,9 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser, Number, numeric, value_at
 from jaxdiff.guidance import tweedie_gain
+from jaxdiff.inverse.doors import check_linear, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.inverse.particles import at_the_end, check_particles, for_each, resample, start
 from jaxdiff.process import posterior, scales
 from jaxdiff.trees import combine, dots, fold, normal, where
@@ -71,7 +72,7 @@ def _propose(now: Now, process: Any, eta: Any, seen: _Seen) -> tuple[PyTree, Arr
 
 
 def twisted(
-    operator: Operator,
+    operator: Measurement,
     y: PyTree,
     *,
     noise: Scalar,
@@ -88,7 +89,7 @@ def twisted(
     data: only there the weights hold the likelihood itself.
 
     Args:
-      operator: A, of one example.
+      operator: A, of one example, linear.
       y: one measurement for each group, leaves [b, ...].
       noise: s > 0, standard deviation of the measurement noise.
       particles: g >= 2, static.
@@ -108,6 +109,7 @@ def twisted(
     [(4,), (4,)]
     """
     check_particles(particles, threshold)
+    check_linear(operator, "twisted", "steered")
     check_positive("noise", noise)
     check_positive("eta", eta)
     s2, v0, eta = number(noise) ** 2, numeric(v0), number(eta)
@@ -133,15 +135,3 @@ def twisted(
         return State(x, (logw, owed)), est._replace(aux=aux)
 
     return Sampler(init, step)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse a number that is not positive.
-
-    Raises:
-      ValueError: naming the argument.
-    """
-    if isinstance(value, jax.core.Tracer):
-        return
-    if not value > 0:
-        raise ValueError(f"{name}={value}: give a number above 0")
