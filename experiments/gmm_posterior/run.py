@@ -3,7 +3,8 @@
     python experiments/gmm_posterior/run.py --check        the tables of README.md, and assertions
     python experiments/gmm_posterior/run.py --quick        2 problems of dimension 8, 200 samples
 
-A method is a function (problem, n) -> (guide, sampler); add one as a line of METHODS.
+A method is a function (problem, prior's denoiser, keys, start) -> samples; `guided`, `corrected`,
+`sampled` and `grouped` make one of a constructor of jaxdiff.inverse, in one line of METHODS.
 """
 
 import argparse
@@ -33,12 +34,8 @@ class Size(NamedTuple):
     all_methods: bool = True
 
 
-FULL = {8: Size(12, 1000, 500), 80: Size(6, 1000, 300), 800: Size(2, 400, 200, False)}
+FULL = {8: Size(8, 1000, 300), 80: Size(4, 1000, 200), 800: Size(2, 400, 200, False)}
 QUICK = {8: Size(2, 400, 100)}
-
-
-def itself(denoise: Any) -> Any:
-    return denoise
 
 
 def each(p: Problem, n: int) -> Any:
@@ -46,38 +43,78 @@ def each(p: Problem, n: int) -> Any:
     return inverse.matrix(p.matrix), jnp.broadcast_to(p.y, (n, len(p.y)))
 
 
-def guided(make: Any, sampler: Any = None, **more: Any) -> Any:
-    """A guide with the noise of the problem, on ancestral sampling."""
-    return lambda p, n: (make(*each(p, n), noise=p.noise, **more), sampler or samplers.ddpm())
+def walked(denoise: Any, sampler: Any, keys: Any, start: Any) -> Any:
+    """Down the grid of the experiment."""
+    rows = samplers.grid(process.karras(denoise.process, STEPS))
+    return samplers.run(keys, denoise, sampler, rows, start)
 
 
-def corrected(make: Any, **more: Any) -> Any:
-    return lambda p, n: (itself, make(*each(p, n), **more)(samplers.ddpm()))
+def guided(make: Any, noisy: bool = True, **more: Any) -> Any:
+    """A guide, told the noise of the problem, on ancestral sampling."""
 
-
-def grouped(make: Any, **more: Any) -> Any:
-    """Particles: one group of n, with one measurement."""
-
-    def method(p: Problem, n: int) -> Any:
-        a, y = each(p, 1)
-        return itself, make(a, y, noise=p.noise, particles=n, **more)
+    def method(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+        guide = make(*each(p, len(keys)), **({"noise": p.noise} if noisy else {}), **more)
+        return walked(guide(prior), samplers.ddpm(), keys, start)
 
     return method
 
 
-def steered(p: Problem, n: int) -> Any:
+def corrected(make: Any, **more: Any) -> Any:
+    """A correction of ancestral sampling."""
+
+    def method(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+        return walked(prior, make(*each(p, len(keys)), **more)(samplers.ddpm()), keys, start)
+
+    return method
+
+
+def sampled(make: Any, **more: Any) -> Any:
+    """A sampler of its own."""
+
+    def method(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+        sampler = make(*each(p, len(keys)), noise=p.noise, **more)
+        return walked(prior, sampler, keys, start)
+
+    return method
+
+
+def grouped(make: Any, **more: Any) -> Any:
+    """Particles: one group of all samples, with one measurement."""
+
+    def method(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+        sampler = make(*each(p, 1), noise=p.noise, particles=len(keys), **more)
+        return walked(prior, sampler, keys, start)
+
+    return method
+
+
+def steered(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+    """Feynman-Kac steering by the log-likelihood."""
+
     def fits(x0: Any) -> Any:
         return -0.5 * jnp.sum((p.y - p.matrix @ x0) ** 2) / p.noise**2
 
-    return itself, inverse.steered(fits, particles=n)(samplers.ddpm())
+    sampler = inverse.steered(fits, particles=len(keys))(samplers.ddpm())
+    return walked(prior, sampler, keys, start)
 
 
-def replaced(p: Problem, n: int) -> Any:
-    return inverse.ddnm(*each(p, n)), samplers.ddpm()
+def daps(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+    """20 levels with 5 evaluations each, as many as the others have, and exact moves."""
+    move = inverse.conjugate(*each(p, len(keys)), noise=p.noise)
+    ts = process.karras(prior.process, STEPS // 5)
+    return inverse.daps(keys, prior, ts, start, move=move, v0=V0)
 
 
-def unguided(p: Problem, n: int) -> Any:
-    return itself, samplers.ddpm()
+def pnp_dm(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+    """20 levels from 16 to 0.1 with 20 evaluations each: four times the work of the others."""
+    move = inverse.conjugate(*each(p, len(keys)), noise=p.noise)
+    ts = jnp.geomspace(16.0, 0.1, STEPS // 5)
+    return inverse.pnp_dm(keys, prior, ts, 0 * start, move=move)
+
+
+def unguided(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+    """No measurement at all."""
+    return walked(prior, samplers.ddpm(), keys, start)
 
 
 METHODS = {
@@ -89,64 +126,63 @@ METHODS = {
     "mmps": guided(inverse.mmps, steps=4),
     "pigdm": guided(inverse.pigdm),
     "pigdm, v0 of the data": guided(inverse.pigdm, v0=V0),
+    "tmpd": guided(inverse.tmpd),
+    "score-ald": guided(inverse.score_ald),
+    "dmps": guided(inverse.dmps),
     "dps, as a rate": guided(inverse.dps),
     "dps as published, 0.1": corrected(inverse.dps_published, zeta=0.1),
     "dps as published, 1": corrected(inverse.dps_published, zeta=1.0),
-    "ddnm": replaced,
+    "ddrm": sampled(inverse.ddrm),
+    "ddnm": guided(inverse.ddnm, noisy=False),
     "ddnm, with the noise": guided(inverse.ddnm),
+    "ddnm+": sampled(inverse.ddnm_plus),
+    "dds": guided(inverse.dds, noisy=False, gamma=5.0),
+    "diffpir": guided(inverse.diffpir),
+    "mpgd": guided(inverse.mpgd, noisy=False, rate=1.0),
+    "daps": daps,
+    "pnp-dm": pnp_dm,
     "the prior": unguided,
 }
-LARGE = (TDS, "mcgdiff", "mmps", "pigdm", "ddnm, with the noise", "the prior")
-
-
-def walk(method: Any, p: Problem, key: Any, n: int) -> Any:
-    """n samples by one method, from the prior's exact denoiser."""
-    proc = ve()
-    guide, sampler = method(p, n)
-    return _run(guide(denoiser(p.prior, proc)), sampler, key, n, p)
+LARGE = (TDS, "mcgdiff", "mmps", "pigdm", "ddrm", "the prior")
 
 
 def exactly(sampler: Any) -> Any:
     """Samples through a sampler by the exact denoiser of the posterior."""
 
-    def go(_: Any, p: Problem, key: Any, n: int) -> Any:
-        return _run(denoiser(p.posterior, ve()), sampler, key, n, p)
+    def method(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+        return walked(denoiser(p.posterior, prior.process), sampler, keys, start)
 
-    return go
-
-
-def _run(denoise: Any, sampler: Any, key: Any, n: int, p: Problem) -> Any:
-    proc = denoise.process
-    keys = keys_for(key, jnp.arange(n))
-    start = proc.t_max * jax.random.normal(jax.random.fold_in(key, n), (n, p.matrix.shape[1]))
-    return samplers.run(keys, denoise, sampler, samplers.grid(process.karras(proc, STEPS)), start)
+    return method
 
 
-def scored(go: Any, method: Any, size: Size) -> Any:
+def iid(p: Problem, prior: Any, keys: Any, start: Any) -> Any:
+    """Exact draws: what two sets of this size differ by."""
+    return draw(keys[0], p.posterior, len(keys))
+
+
+def scored(method: Any, size: Size) -> Any:
     """A compiled (problem, key) -> (sliced Wasserstein distance, error of the weights)."""
 
     def score(p: Problem, key: Any) -> Any:
-        ours, truth, slices = jax.random.split(key, 3)
-        x = go(method, p, ours, size.samples)
+        ours, first, truth, slices = jax.random.split(key, 4)
+        proc, n = ve(), size.samples
+        start = proc.t_max * jax.random.normal(first, (n, p.matrix.shape[1]))
+        x = method(p, denoiser(p.prior, proc), keys_for(ours, jnp.arange(n)), start)
         # a method that diverges is far away, and no NaN
         x = jnp.clip(jnp.nan_to_num(x, nan=1e4), -1e4, 1e4)
-        other = draw(truth, p.posterior, size.samples)
+        other = draw(truth, p.posterior, n)
         return sliced_wasserstein(slices, x, other, size.slices), weight_error(x, p.posterior)
 
     return jax.jit(score)
-
-
-def iid(_: Any, p: Problem, key: Any, n: int) -> Any:
-    return draw(key, p.posterior, n)
 
 
 def rows(size: Size) -> dict[str, Any]:
     """Name -> (compiled score, repetitions a problem)."""
     names = METHODS if size.all_methods else {name: METHODS[name] for name in LARGE}
     exact = {EXACT[0]: samplers.ddpm(), EXACT[1]: samplers.heun()}
-    table = {"i.i.d. floor": (scored(iid, None, size), FLOORS)}
-    table |= {name: (scored(exactly(sampler), None, size), 2) for name, sampler in exact.items()}
-    return table | {name: (scored(walk, method, size), 1) for name, method in names.items()}
+    table = {"i.i.d. floor": (scored(iid, size), FLOORS)}
+    table |= {name: (scored(exactly(sampler), size), 2) for name, sampler in exact.items()}
+    return table | {name: (scored(method, size), 1) for name, method in names.items()}
 
 
 def measure(sizes: dict[int, Size]) -> dict[tuple[int, int], dict[str, np.ndarray]]:
@@ -162,7 +198,9 @@ def measure(sizes: dict[int, Size]) -> dict[tuple[int, int], dict[str, np.ndarra
                     for i in range(size.problems)
                 ]  # fmt: skip
                 table.setdefault((d, dy), {})[name] = np.array(found)
-            print(f"  {d} {name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+            means = [round(float(table[d, dy][name][:, 0].mean()), 2) for dy in (1, 2, 4)]
+            seconds = time.perf_counter() - began
+            print(f"  {d} {name}: {means}, {seconds:.1f} s", file=sys.stderr, flush=True)
     return table
 
 

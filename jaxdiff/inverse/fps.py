@@ -19,7 +19,7 @@ has v = 0; there v is the variance of x_0 given x_t for data of variance v0, and
 Dou & Song 2024, ICLR (openreview tplXNcHZs1), the algorithm of FPS-SMC.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.operators import Measurement, Operator
 from jaxdiff.inverse.particles import at_the_end, check_particles, for_each, resample, start
 from jaxdiff.process import posterior, scales
 from jaxdiff.trees import combine, dots, fold, normal, where
@@ -76,8 +76,9 @@ def fps(
     check_particles(particles, threshold)
     check_linear(operator, "fps", "steered")
     check_noise(noise)
-    s, v0 = number(noise), number(v0)
-    forward, adjoint = jax.vmap(operator.A), jax.vmap(operator.At)
+    s, v0, linear = number(noise), number(v0), cast(Operator, operator)
+    forward, adjoint = jax.vmap(linear.A), jax.vmap(linear.At)
+    solve = jax.vmap(linear.gram_solve)
 
     def init(x: PyTree) -> State:
         return State(x, (start(x, particles), forward(_of_the_first(x, particles))))
@@ -102,14 +103,14 @@ def fps(
         v = per_sample(jnp.where(sigma_s > 0, bridge.var, left), state.x)
         s2 = per_sample((alpha_s * s) ** 2, state.x)
         residual = misfit(operator, y_s, mean)
-        weights = logw - 0.5 * dots(residual, jax.vmap(operator.gram_solve)(v, s2, residual))
+        weights = logw - 0.5 * dots(residual, solve(v, s2, residual))
         logw, mean = resample(now, weights, mean, particles=particles, below=threshold)
         drawn = jnp.sqrt(bridge.var), normal(fold(fold(now.key, SOLVER), 0), mean)
         free = combine((1.0, mean), drawn)
         n = normal(fold(fold(now.key, SOLVER), 2), y_s)
         blurred = jnp.where(sigma_s > 0, alpha_s * s, 0.0)
         seen = combine((1.0, misfit(operator, y_s, free)), (-blurred, n))
-        x = combine((1.0, free), (v, adjoint(jax.vmap(operator.gram_solve)(v, s2, seen))))
+        x = combine((1.0, free), (v, adjoint(solve(v, s2, seen))))
         end = at_the_end(now)
         logw, x = resample(now, logw, x, particles=particles, below=end, draw=1)
         aux = {**est.aux, "log_weights": weights}

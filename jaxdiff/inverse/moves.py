@@ -14,7 +14,7 @@ section 3.1; Duane et al. 1987, doi:10.1016/0370-2693(87)91197-X.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxtyping import Array
 from jaxdiff.canonical import scan
 from jaxdiff.inverse.doors import check_linear, check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Measurement, check_measurement
+from jaxdiff.inverse.operators import Measurement, Operator, check_measurement
 from jaxdiff.trees import combine, dots, fold, normal, where
 from jaxdiff.types import PyTree, Scalar, number
 
@@ -78,14 +78,14 @@ def conjugate(operator: Measurement, y: PyTree, *, noise: Scalar) -> Move:
     """
     check_linear(operator, "conjugate", "langevin, hmc or metropolis")
     check_noise(noise)
-    s = number(noise)
+    s, linear = number(noise), cast(Operator, operator)
 
     def move(keys: Any, centre: PyTree, var: Array, start: PyTree) -> PyTree:
         free = combine((1.0, centre), (jnp.sqrt(var), normal(fold(keys, 0), centre)))
         n = normal(fold(keys, 1), y)
         left = combine((1.0, misfit(operator, y, free)), (-s, n))
-        solved = jax.vmap(operator.gram_solve)(var, jnp.broadcast_to(s**2, var.shape), left)
-        return combine((1.0, free), (var, jax.vmap(operator.At)(solved)))
+        solved = jax.vmap(linear.gram_solve)(var, jnp.broadcast_to(s**2, var.shape), left)
+        return combine((1.0, free), (var, jax.vmap(linear.At)(solved)))
 
     return move
 
@@ -104,7 +104,8 @@ def _slope(log_pi: Any, x: PyTree) -> PyTree:
 
 
 def _size(size: Any, var: Array) -> Array:
-    return jnp.broadcast_to(size(var) if callable(size) else number(size), var.shape)
+    value: Any = size(var) if callable(size) else number(size)
+    return jnp.broadcast_to(value, var.shape)
 
 
 def _walk(once: Any, keys: Any, start: PyTree, steps: int) -> PyTree:
