@@ -47,7 +47,7 @@ def gaussian_priors() -> None:
 
 def batches() -> None:
     """A batch of 3 is three runs of 1."""
-    p, proc = make(0, 8, 2), ve()
+    p, proc = make(0, 8, 2), ve(8)
     ts = process.karras(proc, 20)
     y = jnp.stack([p.y, 2 * p.y, -p.y])
     x = proc.t_max * jax.random.normal(jax.random.key(3), (3, 8))
@@ -86,7 +86,7 @@ def diffrax() -> None:
 def closed_forms() -> None:
     """The cheap denoisers and draws of this experiment are those of the library's exact module."""
     with jax.enable_x64(True):
-        p, proc = make(0, 8, 2), ve()
+        p, proc = make(0, 8, 2), ve(8)
         means, weights = p.prior.means, jnp.exp(p.prior.logits)
         prior = exact.mixture(weights, means, jnp.broadcast_to(jnp.eye(8), (25, 8, 8)))
         posterior = exact.condition(prior, p.matrix[:2], p.y[:2], p.noise)

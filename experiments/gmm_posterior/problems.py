@@ -22,7 +22,7 @@ from jaxdiff.types import Estimate, record
 
 SPREAD, ROWS = 8.0, 4
 V0 = 1 + SPREAD**2 * 2  # variance of a coordinate if all modes weigh the same
-PROCESS_ENDS = 0.03, 160.0  # sigma: below the least noise that matters, ten times the means
+SIGMA_MIN, RHO = 0.03, 7.0
 
 
 @record
@@ -46,8 +46,15 @@ class Problem:
     noise: Any
 
 
-def ve() -> process.Process:
-    return process.edm(*PROCESS_ENDS)
+def ve(d: int) -> process.Process:
+    """sigma from 0.03 to ten times the length of the longest mean."""
+    return process.edm(SIGMA_MIN, 10 * 2 * SPREAD * d**0.5)
+
+
+def grid(proc: process.Process, n: int) -> Any:
+    """Karras's grid; `process.karras` ends at sigma = 1000, and here it goes on."""
+    high, low = proc.t_max ** (1 / RHO), proc.t_min ** (1 / RHO)
+    return jnp.append((high + jnp.linspace(0, 1, n) * (low - high)) ** RHO, proc.t_clean)
 
 
 def make(seed: int, d: int, dy: int) -> Problem:
@@ -91,11 +98,13 @@ def _denoise(modes: Modes, proc: process.Process, x: Any, t: Any, now: Any) -> E
     alpha, sigma = process.scales(proc, t)
     plain = alpha**2 + sigma**2
     seen = alpha**2 * (1 - modes.shrink) + sigma**2
-    offset = x[:, None] - alpha * modes.means[None]
-    inner = _times(offset, modes.basis)
+    inner = _times(x, modes.basis)[:, None] - alpha * _times(modes.means, modes.basis)[None]
     extra = jnp.sum(inner**2 * (1 / seen - 1 / plain)[None, None], axis=-1)
-    square = jnp.sum(offset**2, axis=-1) / plain + extra
-    share = jax.nn.softmax(modes.logits[None] - 0.5 * square, axis=1)
+    # |x - alpha m|^2 without |x|^2, which is the same for all modes; plain >= alpha^2, so what
+    # cancels in single precision is far below 1
+    length = jnp.sum(modes.means**2, axis=1)[None]
+    square = (alpha**2 * length - 2 * alpha * _times(x, modes.means.T)) / plain
+    share = jax.nn.softmax(modes.logits[None] - 0.5 * (square + extra), axis=1)
     centre = _times(share, modes.means)
     rest = x - alpha * centre
     along = alpha * (1 - modes.shrink) / seen - alpha / plain

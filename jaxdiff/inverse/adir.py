@@ -5,7 +5,8 @@ similarity; the paper's features are CLIP's, which see through degradations) are
 trained on, briefly, with its own loss. The denoiser made of the adapted parameters is then guided
 as any other.
 
-Abu-Hussein, Tirer & Giryes 2022, arXiv:2212.03221, section 4.
+Abu-Hussein, Tirer & Giryes 2022, arXiv:2212.03221, the strategy by
+nearest neighbours.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def adir(
     Raises:
       ValueError: if steps < 1 or rate is not positive.
 
-    Abu-Hussein et al. 2022, arXiv:2212.03221, section 4.
+    Abu-Hussein et al. 2022, arXiv:2212.03221.
 
     >>> pull = lambda params, key, batch: jnp.mean((params - batch.x) ** 2)
     >>> found = adir(jax.random.key(0), jnp.zeros(()), pull, jnp.full(3, 0.5), steps=60, rate=0.1)

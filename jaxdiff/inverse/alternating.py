@@ -11,8 +11,7 @@ the guided denoiser and the sampler of one example at the present phi. Two rules
     Adam's steps towards a mode: the alternation of LADiBI (whose other half, prompts that describe
     image and degradation, is a matter of the denoiser's condition).
 
-Murata et al. 2023, GibbsDDRM, arXiv:2301.12686, section 3; Dontas et al. 2024, LADiBI,
-arXiv:2412.00557, section 3.
+Murata et al. 2023, GibbsDDRM, arXiv:2301.12686; Dontas et al. 2024, LADiBI, arXiv:2412.00557.
 """
 
 from collections.abc import Callable
@@ -112,7 +111,7 @@ def gibbs_ddrm(
     Raises:
       ValueError: if ts do not decrease, size is not positive or updates < 1.
 
-    Murata et al. 2023, arXiv:2301.12686, algorithm 1, with any restoration in the place of DDRM.
+    Murata et al. 2023, arXiv:2301.12686, with any restoration in the place of DDRM.
     """
     _check(ts, denoise.process, updates, size=size)
     h = number(size)
@@ -161,7 +160,7 @@ def ladibi(
     Raises:
       ValueError: if ts do not decrease, rate is not positive or updates < 1.
 
-    Dontas et al. 2024, arXiv:2412.00557, section 3.
+    Dontas et al. 2024, arXiv:2412.00557.
     """
     _check(ts, denoise.process, updates, rate=rate)
     adam = optax.adam(number(rate))

@@ -32,7 +32,7 @@ def to_clean(process: Process, t: Array, steps: int) -> Array:
     """steps + 1 times from t to clean data, even in the angle atan(sigma/alpha).
 
     >>> from jaxdiff.process import edm
-    >>> to_clean(edm(), jnp.array(1.0), 2).round(3).tolist()   # the angle 45 degrees, halved
+    >>> [round(t, 3) for t in to_clean(edm(), jnp.array(1.0), 2).tolist()]   # 45 degrees, halved
     [1.0, 0.414, 0.0]
     """
     alpha, sigma = scales(process, t)

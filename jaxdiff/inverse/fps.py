@@ -16,7 +16,7 @@ Without noise in y, and with many steps and particles, it is exact; with noise t
 for independent measurements, which they are not, so it trusts y more than it should. The last step
 has v = 0; there v is the variance of x_0 given x_t for data of variance v0, and nothing is drawn.
 
-Dou & Song 2024, ICLR (openreview tplXNcHZs1), the algorithm of FPS-SMC.
+Dou & Song 2024, ICLR (openreview tplXNcHZs1).
 """
 
 from typing import Any, cast

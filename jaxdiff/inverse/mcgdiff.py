@@ -12,7 +12,8 @@ u = z / alpha and rho = sigma / alpha, particles that step from rho_t to rho_s t
 (mean, var) being the unguided step in that coordinate. They are weighted by the mass of the product
 (in the second case that of the step to tau_i, at y~), over that of the step before.
 
-Cardoso, Janati El Idrissi, Le Corff & Moulines 2023, arXiv:2308.07983, sections 2 and 3.
+Cardoso, Janati El Idrissi, Le Corff & Moulines 2023, arXiv:2308.07983, the case
+with noise.
 """
 
 from typing import Any

@@ -9,8 +9,8 @@ and n ~ N(0, I) of its own,
 Elsewhere it is the end of a Markov chain: Langevin's steps x + h grad log pi + sqrt(2 h) z (biased
 by h), Hamiltonian Monte Carlo (leapfrog, then accepted or not) or Metropolis' random walk.
 
-Zhang et al. 2024, DAPS, arXiv:2407.01521, section 3; Wu et al. 2024, PnP-DM, arXiv:2405.18782,
-section 3.1; Duane et al. 1987, doi:10.1016/0370-2693(87)91197-X.
+Zhang et al. 2024, DAPS, arXiv:2407.01521; Wu et al. 2024, PnP-DM, arXiv:2405.18782; Duane et al.
+1987, doi:10.1016/0370-2693(87)91197-X.
 """
 
 from collections.abc import Callable
@@ -129,7 +129,7 @@ def langevin(operator: Measurement, y: PyTree, *, noise: Any, size: Size, steps:
       size: h, below the smallest variance of pi; a number or a function of v.
       steps: static.
 
-    Zhang et al. 2024, arXiv:2407.01521, section 3.
+    Zhang et al. 2024, arXiv:2407.01521.
     """
     _check(size, steps=steps)
     likelihood = log_likelihood(operator, y, noise)

@@ -8,8 +8,9 @@ another. With log-weights l_j and w_j = exp(l_j) / sum_k exp(l_k) of a group,
 and a group whose ess is below a share of g is resampled: ancestors are the particles in whose
 share of the cumulated weights the points (j + u)/g fall, with one u for the group (systematic
 resampling). At the last step every group is resampled, so that what comes out is not weighted.
+Walk a plain `grid`: a jump back in time (`travel`) voids a sampler's state, weights included.
 
-Kitagawa 1996, doi:10.1080/10618600.1996.10474692; Doucet & Johansen 2009, section 3.5.
+Kitagawa 1996, doi:10.1080/10618600.1996.10474692.
 """
 
 from typing import Any
