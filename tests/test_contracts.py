@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from jaxdiff import denoise as dn
 from jaxdiff import exact, guidance, inverse, process, samplers
@@ -147,8 +146,13 @@ SAMPLERS = {
     "unipc": samplers.unipc(),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
+    "remix": inverse.remix(0.3),
 }
 IMAGE_SAMPLERS = {  # corrections whose operator says the shape
+    "ddnm_plus": inverse.ddnm_plus(POOL, Y, noise=0.1),
+    "ddrm": inverse.ddrm(POOL, Y, noise=0.1),
+    "diffface": inverse.diffface(MASK, vector(2, B, *SHAPE))(samplers.heun()),
+    "dps_poisson": inverse.dps_poisson(POOL, Y, zeta=0.1, low=-9.0)(samplers.ddim()),
     "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
     "fps": inverse.fps(POOL, Y[:1], noise=0.1, particles=B),
     "mcgdiff": inverse.mcgdiff(
@@ -157,7 +161,18 @@ IMAGE_SAMPLERS = {  # corrections whose operator says the shape
     "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
     "steered": inverse.steered(cost, particles=B)(samplers.ddpm()),
     "twisted": inverse.twisted(POOL, Y[:1], noise=0.1, particles=B),
+    "flowchef": inverse.flowchef(POOL, Y, rate=0.1)(samplers.euler()),
+    "flowdps": inverse.flowdps(POOL, Y),
+    "ilvr": inverse.ilvr(POOL, vector(2, B, *SHAPE))(samplers.ddpm()),
+    "mcg": inverse.mcg(POOL, Y, zeta=0.1)(samplers.ddpm()),
+    "project": inverse.project(POOL, Y)(samplers.ddpm()),
+    "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
+    "resample": inverse.resample(POOL, Y, steps=2)(samplers.ddim()),
 }
+
+
+def twice(z):
+    return 2 * z
 
 
 def to_zero(est, at):
@@ -172,41 +187,53 @@ GUIDES = {
     "energy": lambda y: guidance.pulled(guidance.energy(cost, 0.1)),
     "pulled": lambda y: guidance.pulled(to_zero),
     "towards": lambda y: guidance.towards(cost, 0.1),
+    "blind_dps": lambda y: inverse.blind_dps(POOL, y, noise=0.1),
     "ddnm": lambda y: inverse.ddnm(POOL, y),
+    "dds": lambda y: inverse.dds(POOL, y, gamma=2.0),
+    "diffpir": lambda y: inverse.diffpir(POOL, y, noise=0.1),
+    "dmps": lambda y: inverse.dmps(POOL, y, noise=0.1),
     "dps": lambda y: inverse.dps(POOL, y, noise=0.1),
+    "hard_consistency": lambda y: inverse.hard_consistency(POOL, y, steps=2),
     "mmps": lambda y: inverse.mmps(POOL, y, noise=0.1),
+    "mpgd": lambda y: inverse.mpgd(POOL, y, rate=1.0),
     "pigdm": lambda y: inverse.pigdm(POOL, y, noise=0.1),
+    "psld": lambda y: inverse.psld(POOL, y, decode=twice, encode=half, noise=0.1),
+    "score_ald": lambda y: inverse.score_ald(POOL, y, noise=0.1),
+    "sitcom": lambda y: inverse.sitcom(POOL, y, noise=0.1, steps=3),
+    "tmpd": lambda y: inverse.tmpd(POOL, y, noise=0.1),
 }
 OPERATORS = {
-    "average_pool": POOL,
-    "bicubic": inverse.bicubic(2, SHAPE),
-    "blur": inverse.blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
-    "coils": inverse.coils(MASK, vector(6, 2, 4, 4, 2), SHAPE, steps=9),
-    "colourisation": inverse.colourisation(SHAPE),
-    "compose": inverse.compose(POOL, inverse.inpainting(MASK, SHAPE), steps=9),
-    "fourier": inverse.fourier(MASK, SHAPE),
-    "gaussian_sensing": inverse.gaussian_sensing(5, SHAPE, key=jax.random.key(1)),
-    "hadamard": inverse.hadamard(5, SHAPE, key=jax.random.key(2)),
-    "inpainting": inverse.inpainting(MASK, SHAPE),
-    "linear": inverse.linear(lambda x: x[1:] - x[:-1], SHAPE),
-    "matrix": inverse.matrix(vector(5, 3, 5)),
-    "radon": inverse.radon((0.0, 50.0), SHAPE, detectors=4, steps=12),
-    "stack": inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
-    "varying_blur": inverse.varying_blur(vector(7, 2, 3, 3), vector(8, 2, 4, 4), SHAPE, steps=40),
+    "average_pool": lambda: POOL,
+    "bicubic": lambda: inverse.bicubic(2, SHAPE),
+    "blur": lambda: inverse.blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
+    "coils": lambda: inverse.coils(MASK, vector(6, 2, 4, 4, 2), SHAPE, steps=9),
+    "colourisation": lambda: inverse.colourisation(SHAPE),
+    "compose": lambda: inverse.compose(POOL, inverse.inpainting(MASK, SHAPE), steps=9),
+    "fourier": lambda: inverse.fourier(MASK, SHAPE),
+    "gaussian_sensing": lambda: inverse.gaussian_sensing(5, SHAPE, key=jax.random.key(1)),
+    "hadamard": lambda: inverse.hadamard(5, SHAPE, key=jax.random.key(2)),
+    "inpainting": lambda: inverse.inpainting(MASK, SHAPE),
+    "linear": lambda: inverse.linear(lambda x: x[1:] - x[:-1], SHAPE),
+    "matrix": lambda: inverse.matrix(vector(5, 3, 5)),
+    "radon": lambda: inverse.radon((0.0, 50.0), SHAPE, detectors=4, steps=12),
+    "stack": lambda: inverse.stack(POOL, inverse.inpainting(MASK, SHAPE)),
+    "varying_blur": lambda: inverse.varying_blur(
+        vector(7, 2, 3, 3), vector(8, 2, 4, 4), SHAPE, steps=40
+    ),
 }
 MEASUREMENTS = {  # not linear
-    "blind_blur": inverse.blind_blur(SHAPE, (3, 3)),
-    "hdr": inverse.hdr(SHAPE),
-    "jpeg": inverse.jpeg(50, (8, 8, 1)),
-    "nonlinear_blur": inverse.nonlinear_blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
-    "phase_retrieval": inverse.phase_retrieval(SHAPE, pad=1),
-    "quantise": inverse.quantise(4, SHAPE),
+    "blind_blur": lambda: inverse.blind_blur(SHAPE, (3, 3)),
+    "hdr": lambda: inverse.hdr(SHAPE),
+    "jpeg": lambda: inverse.jpeg(50, (8, 8, 1)),
+    "nonlinear_blur": lambda: inverse.nonlinear_blur(inverse.gaussian_kernel(0.5, 3), SHAPE),
+    "phase_retrieval": lambda: inverse.phase_retrieval(SHAPE, pad=1),
+    "quantise": lambda: inverse.quantise(4, SHAPE),
 }
 NOISES = {
-    "gaussian": inverse.noises.gaussian(0.1),
-    "poisson": inverse.noises.poisson(20.0, low=-6.0),
-    "poisson_gaussian": inverse.noises.poisson_gaussian(20.0, 0.1, low=-6.0),
-    "speckle": inverse.noises.speckle(0.1),
+    "gaussian": lambda: inverse.noises.gaussian(0.1),
+    "poisson": lambda: inverse.noises.poisson(20.0, low=-6.0),
+    "poisson_gaussian": lambda: inverse.noises.poisson_gaussian(20.0, 0.1, low=-6.0),
+    "speckle": lambda: inverse.noises.speckle(0.1),
 }
 OF_NO_KIND = {
     "process": """
@@ -234,8 +261,8 @@ OF_NO_KIND = {
         adir conjugate daps difference effective_size gibbs_ddrm greatest hmc ladibi langevin
         log_likelihood metropolis nearest pnp_dm red_diff systematic total
         LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
-        column_mask gaussian_kernel misfit motion_kernel noises random_mask residual stroke_mask
-        walsh_hadamard
+        column_mask ddrm_start gaussian_kernel latent misfit motion_kernel noises paired
+        random_mask residual stroke_mask stsl walsh_hadamard
     """,
     "noises": "Noise",
     "denoise": """
@@ -250,7 +277,7 @@ KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
     "samplers": [SAMPLERS],
     "guidance": [GUIDES],
-    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, IMAGE_SAMPLERS],
+    "inverse": [GUIDES, OPERATORS, MEASUREMENTS, SAMPLERS, IMAGE_SAMPLERS],
     "noises": [NOISES],
     "denoise": [DENOISERS],
     "exact": [],
@@ -440,21 +467,15 @@ def test_every_guide_and_denoiser():
     assert_same_on_every_device(jax.pmap(functools.partial(called, made))(shards(IMAGE)), whole)
 
 
-@jax.jit
-def operated(operators, seeds):
+def operated(key):
     found = {}
-    for name, operator in operators.items():
-        x = jax.random.normal(seeds, operator.shape)
+    for name, make in OPERATORS.items():
+        operator = make()
+        x = jax.random.normal(key, operator.shape)
         y = operator.A(x)
         solved = operator.gram_solve(1.0, 0.3, y)
-        found[name] = (
-            x,
-            y,
-            operator.At(y),
-            operator.pinv(y),
-            solved,
-            operator.A(operator.At(solved)),
-        )
+        back, inverse_ = operator.At(y), operator.pinv(y)
+        found[name] = (x, y, back, inverse_, solved, operator.A(operator.At(solved)))
     return found
 
 
@@ -463,16 +484,14 @@ def dot(a, b):
 
 
 def test_every_operator():
-    whole = operated(OPERATORS, jax.random.key(0))
-    for name, (x, y, back, inverse_, solved, gram) in whole.items():
-        assert_like(back, x), assert_like(inverse_, x), assert_like(solved, y)
-        assert jnp.allclose(dot(y, y), dot(x, back), rtol=1e-4), name
-        assert jnp.allclose(dot(y, y), dot(y, gram) + 0.3 * dot(y, solved), rtol=1e-4), name
-    keys = jax.random.split(jax.random.key(0), DEVICES)
-    found = jax.pmap(Partial(operated, OPERATORS))(keys)
-    alone = operated(OPERATORS, keys[DEVICES - 1])
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
-        assert np.allclose(np.asarray(a[-1]), np.asarray(b), atol=1e-5)
+    """Made and used in a trace, under pmap; as an argument of jit in the tests of its folder."""
+    whole = jax.pmap(operated)(jax.random.split(jax.random.key(0), DEVICES))
+    for i in (0, DEVICES - 1):
+        mine = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), whole)
+        for name, (x, y, back, inverse_, solved, gram) in mine.items():
+            assert_like(back, x), assert_like(inverse_, x), assert_like(solved, y)
+            assert np.allclose(dot(y, y), dot(x, back), rtol=1e-4), name
+            assert np.allclose(dot(y, y), dot(y, gram) + 0.3 * dot(y, solved), rtol=1e-4), name
 
 
 def test_every_measurement_that_is_not_linear():
@@ -487,16 +506,17 @@ def test_every_measurement_that_is_not_linear():
 
         return {n: jax.vmap(functools.partial(one, op))(x[n]) for n, op in operators.items()}
 
-    structs = {n: inverse.operators.struct(op.shape) for n, op in MEASUREMENTS.items()}
+    made = {n: make() for n, make in MEASUREMENTS.items()}
+    structs = {n: inverse.operators.struct(op.shape) for n, op in made.items()}
     x = jax.tree.map(lambda s: vector(4, B, *s.shape), structs)
-    whole = measured(MEASUREMENTS, x)
+    whole = measured(made, x)
     for name, (y, slope, near) in whole.items():
         assert_like(slope, x[name]), assert_like(near, x[name])
         assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((y, slope, near))), name
-    other = measured(MEASUREMENTS, jax.tree.map(lambda leaf: leaf.at[0].add(1.0), x))
+    other = measured(made, jax.tree.map(lambda leaf: leaf.at[0].add(1.0), x))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
         assert jnp.allclose(a[1], b[1], atol=1e-5)
-    measured(jax.tree.map(lambda leaf: 1.1 * leaf, MEASUREMENTS), x)
+    measured(jax.tree.map(lambda leaf: 1.1 * leaf, made), x)
     assert measured._cache_size() == 1
 
 
@@ -509,13 +529,14 @@ def test_every_noise():
         return {n: (y[n], jax.vmap(laws[n].log_prob)(y[n], clean)) for n in laws}
 
     clean = vector(6, B, 3, 2)
-    whole = noised(NOISES, keys_of(B), clean)
+    laws = {n: make() for n, make in NOISES.items()}
+    whole = noised(laws, keys_of(B), clean)
     for name, (y, log_prob) in whole.items():
         assert_like(y, clean)
         assert log_prob.shape == (B,) and jnp.isfinite(log_prob).all(), name
-    other = noised(NOISES, keys_of(B).at[0].set(jax.random.key(9)), clean.at[0].add(1.0))
+    other = noised(laws, keys_of(B).at[0].set(jax.random.key(9)), clean.at[0].add(1.0))
     for name, (y, log_prob) in other.items():
         assert jnp.allclose(y[1], whole[name][0][1], atol=1e-5), name
         assert jnp.allclose(log_prob[1], whole[name][1][1], rtol=1e-5), name
-    noised(jax.tree.map(lambda leaf: 1.1 * leaf, NOISES), keys_of(B), clean)
+    noised(jax.tree.map(lambda leaf: 1.1 * leaf, laws), keys_of(B), clean)
     assert noised._cache_size() == 1

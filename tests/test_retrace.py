@@ -128,6 +128,15 @@ def corrected(make):
     return use, jnp.float32
 
 
+def solved(sampler):
+    rows = samplers.grid(jnp.array([1.0, 0.5, 0.0]))
+    return samplers.run(keys_of(2), base(), sampler, rows, X)
+
+
+def loss_free(x):
+    return 0.5 * x
+
+
 def _flow_end(denoise):
     return samplers.integrate(denoise, X)
 
@@ -249,6 +258,34 @@ CASES = {
     "dps": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1 * v)),
     "dps var": guided(lambda v: inverse.dps(POOL, measured(v), noise=0.1, var=1.0 * v)),
     "ddnm": guided(lambda v: inverse.ddnm(POOL, measured(v))),
+    "blind_dps": guided(lambda v: inverse.blind_dps(POOL, measured(v), noise=0.1 * v)),
+    "dds": guided(lambda v: inverse.dds(POOL, measured(v), gamma=1.0 * v)),
+    "diffpir": guided(lambda v: inverse.diffpir(POOL, measured(v), noise=0.1 * v, lam=1.0 * v)),
+    "dmps": guided(lambda v: inverse.dmps(POOL, measured(v), noise=0.1 * v, v0=1.0 * v)),
+    "dps by a law": guided(
+        lambda v: inverse.dps(POOL, measured(v), noise=inverse.noises.poisson(9.0 * v), r2=v)
+    ),
+    "hard_consistency": guided(
+        lambda v: inverse.hard_consistency(POOL, measured(v), steps=2, rate=0.1 * v)
+    ),
+    "latent": guided(
+        lambda v: inverse.dps(inverse.latent(POOL, loss_free, SHAPE), measured(v), noise=0.1 * v)
+    ),
+    "mpgd": guided(lambda v: inverse.mpgd(POOL, measured(v), rate=v, autoencode=loss_free)),
+    "psld": guided(
+        lambda v: inverse.psld(
+            POOL, measured(v), decode=loss_free, encode=loss_free, noise=0.1 * v, gamma=0.1 * v
+        )
+    ),
+    "score_ald": guided(lambda v: inverse.score_ald(POOL, measured(v), noise=0.1, gamma=1.0 * v)),
+    "sitcom": guided(
+        lambda v: inverse.sitcom(POOL, measured(v), noise=0.1 * v, rate=0.1 * v, lam=0.1 * v)
+    ),
+    "tmpd": guided(lambda v: inverse.tmpd(POOL, measured(v), noise=0.1 * v)),
+    "paired": (
+        lambda d: d({"image": X, "kernel": X}, 0.6).x0,
+        lambda v: inverse.paired({"image": base(v), "kernel": base(0.5)}),
+    ),
     "ddnm with noise": guided(lambda v: inverse.ddnm(POOL, measured(v), noise=0.1 * v, v0=1.0 * v)),
     "pigdm by a mask": guided(
         lambda v: inverse.pigdm(inverse.inpainting(mask(int(v)), SHAPE), X, noise=0.1)
@@ -282,6 +319,19 @@ CASES = {
     "integrate, noisy": (_noisy_end, base),
     # corrections: functions, made inside the trace
     "dps_published": corrected(lambda v: inverse.dps_published(POOL, measured(1.0) * v, zeta=v)),
+    "ddnm_plus": (
+        lambda v: solved(inverse.ddnm_plus(POOL, measured(1.0) * v, noise=v)),
+        jnp.float32,
+    ),
+    "ddrm": (lambda v: solved(inverse.ddrm(POOL, measured(1.0) * v, noise=v, eta=v)), jnp.float32),
+    "diffface": corrected(lambda v: inverse.diffface(mask(0) * (v > 0), X * v, full=v)),
+    "flowchef": corrected(lambda v: inverse.flowchef(POOL, measured(1.0) * v, rate=v)),
+    "flowdps": (lambda v: solved(inverse.flowdps(POOL, measured(1.0) * v, rate=v)), jnp.float32),
+    "project": corrected(lambda v: inverse.project(POOL, measured(1.0) * v, weight=v, until=v)),
+    "remix": (lambda v: solved(inverse.remix(v)), jnp.float32),
+    "resample": corrected(
+        lambda v: inverse.resample(POOL, measured(1.0) * v, steps=2, rate=v, gamma=v)
+    ),
     "repaint": corrected(lambda v: inverse.repaint(mask(0) * (v > 0), X * v, SHAPE)),
     "steered": corrected(lambda v: inverse.steered(loss, particles=2, scale=v, threshold=0.3 * v)),
     "twisted": sampled_by(

@@ -66,6 +66,7 @@ from jaxdiff.inverse.repaint import repaint
 from jaxdiff.inverse.sitcom import sitcom
 from jaxdiff.inverse.spectral import ddnm_plus, ddrm, ddrm_start
 from jaxdiff.inverse.steered import difference, greatest, steered, total
+from jaxdiff.inverse.stsl import stsl
 from jaxdiff.inverse.tmpd import tmpd
 from jaxdiff.inverse.twisted import twisted
 
@@ -156,6 +157,7 @@ __all__ = [
     "steered",
     "stroke_mask",
     "systematic",
+    "stsl",
     "tmpd",
     "total",
     "twisted",

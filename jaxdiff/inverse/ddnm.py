@@ -17,7 +17,7 @@ from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -35,7 +35,7 @@ def _absorbed(operator: Any, y: Any, noise: Any, v0: Any, est: Estimate, at: At)
     return combine((1.0, est.x0), (r2, jax.vmap(operator.At)(solved)))
 
 
-def ddnm(operator: Operator, y: PyTree, *, noise: Number = 0.0, v0: Number = 1.0) -> Guide:
+def ddnm(operator: Measurement, y: PyTree, *, noise: Number = 0.0, v0: Number = 1.0) -> Guide:
     """DDNM: no network Jacobian, one evaluation a step.
 
     Without noise x_0' = x_0 + A^+ (y - A x_0); with it the gram solve takes the place of A^+.

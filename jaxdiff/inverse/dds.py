@@ -19,7 +19,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.descent import downhill
 from jaxdiff.inverse.doors import check_linear, check_positive, check_steps
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -47,7 +47,7 @@ class _Dds:
         return combine((1.0, est.x0), (1.0, cg(seen, right, steps=self.steps)))
 
 
-def dds(operator: Operator, y: PyTree, *, gamma: Number, steps: int = 5) -> Guide:
+def dds(operator: Measurement, y: PyTree, *, gamma: Number, steps: int = 5) -> Guide:
     """DDS: x_0' = argmin gamma ||y - A x||^2/2 + ||x - x_0||^2/2, by conjugate gradient.
 
     Args:

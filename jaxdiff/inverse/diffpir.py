@@ -20,7 +20,7 @@ from jaxdiff.denoise import Denoiser, Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise, check_positive, check_share
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.process import scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fold, normal
@@ -34,7 +34,7 @@ def _diffpir(operator: Any, y: Any, noise: Any, lam: Any, est: Estimate, at: At)
     return combine((1.0, est.x0), (r2, jax.vmap(operator.At)(solved)))
 
 
-def diffpir(operator: Operator, y: PyTree, *, noise: Number, lam: Number = 1.0) -> Guide:
+def diffpir(operator: Measurement, y: PyTree, *, noise: Number, lam: Number = 1.0) -> Guide:
     """DiffPIR: the data step of half-quadratic splitting; no network Jacobian.
 
     x_0' = x_0 + sigma^2 A^T (sigma^2 A A^T + lambda alpha^2 s^2 I)^-1 (y - A x_0).

@@ -26,7 +26,7 @@ from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -46,7 +46,7 @@ def _dmps(operator: Any, y: Any, noise: Any, v0: Any, est: Estimate, at: At) -> 
     return combine((1.0, est.x0), (per_sample(r2, at.x), back))
 
 
-def dmps(operator: Operator, y: PyTree, *, noise: Number, v0: Number = jnp.inf) -> Guide:
+def dmps(operator: Measurement, y: PyTree, *, noise: Number, v0: Number = jnp.inf) -> Guide:
     """DMPS: one evaluation a step, no backward pass.
 
     x_0' = x_0 + r^2 A^T (r^2 A A^T + s^2 I)^-1 (y - A k x_t).
@@ -85,7 +85,12 @@ def _score_ald(operator: Any, y: Any, noise: Any, gamma: Any, est: Estimate, at:
     return combine((1.0, est.x0), (gain, jax.vmap(operator.At)(residual)))
 
 
-def score_ald(operator: Operator, y: PyTree, *, noise: Number, gamma: Number = _gamma) -> Guide:
+_ANNEALED = Partial(_gamma)
+
+
+def score_ald(
+    operator: Measurement, y: PyTree, *, noise: Number, gamma: Number = _ANNEALED
+) -> Guide:
     """Score-ALD: x_0' = x_0 + (sigma/alpha)^2 A^T (y - A x_t/alpha) / (s^2 + gamma^2).
 
     Args:

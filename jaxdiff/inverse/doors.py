@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.inverse.operators import Nonlinear, Operator, Svd
+from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator, Svd
 from jaxdiff.types import PyTree
 
 
@@ -72,19 +72,20 @@ def check_linear(operator: Any, method: str, instead: str) -> None:
         )
 
 
-def spectrum(operator: Operator, method: str) -> Svd:
+def spectrum(operator: Measurement, method: str) -> Svd:
     """The singular value decomposition that a spectral method needs.
 
     Raises:
       ValueError: if there is none, saying how to get one.
     """
     check_linear(operator, method, "dps")
-    if operator.svd is None:
+    svd = operator.svd if isinstance(operator, Operator) else None
+    if svd is None:
         raise ValueError(
             f"{method} works in the spectral space of A, and this operator has no svd: write A as "
             "a matrix on flattened examples, inverse.matrix(values), or take ddnm or diffpir"
         )
-    return operator.svd
+    return svd
 
 
 def check_picture(y: PyTree, x: PyTree, span: Any, seen: Any = None) -> None:

@@ -24,7 +24,7 @@ from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.doors import check_linear
 from jaxdiff.inverse.doors import check_noise as _check_noise
-from jaxdiff.inverse.operators import Measurement, Operator, check_measurement
+from jaxdiff.inverse.operators import Measurement, check_measurement
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -50,7 +50,7 @@ def _pigdm(operator: Any, y: Any, noise: Any, v0: Any, est: Estimate, at: At) ->
     return jax.vmap(operator.At)(solved)
 
 
-def pigdm(operator: Operator, y: PyTree, *, noise: Number, v0: Number = 1.0) -> Guide:
+def pigdm(operator: Measurement, y: PyTree, *, noise: Number, v0: Number = 1.0) -> Guide:
     """PiGDM: pseudo-inverse guidance, one backward pass a step.
 
     x_0' = x_0 + (sigma^2/alpha) J^T A^T (r^2 A A^T + s^2 I)^-1 (y - A x_0).
@@ -96,7 +96,7 @@ class _Mmps:
         return adjoint(cg(seen, residual, steps=self.steps))
 
 
-def mmps(operator: Operator, y: PyTree, *, noise: Number, steps: int = 2) -> Guide:
+def mmps(operator: Measurement, y: PyTree, *, noise: Number, steps: int = 2) -> Guide:
     """MMPS: moment matching with the true posterior covariance; 1 + steps backward passes a step.
 
     x_0' = x_0 + V A^T (s^2 I + A V A^T)^-1 (y - A x_0),  V = (sigma^2/alpha) J^T.

@@ -26,7 +26,7 @@ from jaxdiff.guidance import Guide, pulled
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.dps import _inflated
 from jaxdiff.inverse.gaussian import misfit
-from jaxdiff.inverse.operators import Measurement, Nonlinear, Operator
+from jaxdiff.inverse.operators import Measurement, Nonlinear
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree, number
 
@@ -69,8 +69,8 @@ def _psld(
 ) -> PyTree:
     def both(z: PyTree) -> tuple[PyTree, PyTree]:
         image = jax.vmap(jax.checkpoint(decode))(z)
-        gaps = jax.vmap(Partial(_gap, operator, decode, encode))(y, z)
-        return misfit(operator, y, image), gaps
+        residual = misfit(operator, y, image)
+        return residual, jax.vmap(Partial(_gap, operator, decode, encode))(y, z)
 
     (residual, gaps), back = jax.vjp(both, est.x0)
     slope = back((residual, combine((value_at(gamma, at), gaps))))[0]
@@ -78,7 +78,7 @@ def _psld(
 
 
 def psld(
-    operator: Operator,
+    operator: Measurement,
     y: PyTree,
     *,
     decode: Callable[[PyTree], PyTree],

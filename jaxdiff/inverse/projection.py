@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from jaxdiff.inverse.doors import check_linear, check_share
 from jaxdiff.inverse.dps import dps_published
-from jaxdiff.inverse.operators import Operator, check_example, check_measurement
+from jaxdiff.inverse.operators import Measurement, check_example, check_measurement
 from jaxdiff.process import scales
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine, fold, normal, where
@@ -42,7 +42,7 @@ def _replaced(
 
 
 def project(
-    operator: Operator,
+    operator: Measurement,
     y: PyTree,
     *,
     weight: float | Array = 1.0,
@@ -74,7 +74,7 @@ def project(
 
 
 def ilvr(
-    operator: Operator, image: PyTree, *, until: float | Array = -jnp.inf
+    operator: Measurement, image: PyTree, *, until: float | Array = -jnp.inf
 ) -> Callable[[Sampler], Sampler]:
     """ILVR: x_s takes its low frequencies from a reference image, x_s += phi(image_s - x_s).
 
@@ -96,7 +96,7 @@ def ilvr(
     return project(operator, jax.vmap(operator.A)(image), until=until)
 
 
-def mcg(operator: Operator, y: PyTree, *, zeta: float | Array) -> Callable[[Sampler], Sampler]:
+def mcg(operator: Measurement, y: PyTree, *, zeta: float | Array) -> Callable[[Sampler], Sampler]:
     """MCG: the published step of DPS, then the measurement is put in.
 
     Args:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array
 
@@ -90,7 +91,7 @@ def sitcom(
     check_noise(noise)
     check_steps(steps)
     check_positive("rate", rate)
-    if not isinstance(lam, jax.core.Tracer) and not float(lam) >= 0:
+    if not isinstance(lam, Tracer) and not float(lam) >= 0:
         raise ValueError(f"lam={lam}: a weight is at least 0")
     count = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(y))
     numbers = number(rate), number(lam), count * number(noise) ** 2

@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_noise, check_share, spectrum
-from jaxdiff.inverse.operators import Operator, Svd, check_measurement
+from jaxdiff.inverse.operators import Measurement, Svd, check_measurement
 from jaxdiff.process import Process, posterior, scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fit, fold, normal
@@ -51,7 +51,7 @@ def _plain(x: Array) -> State:
 
 
 def ddrm(
-    operator: Operator,
+    operator: Measurement,
     y: Array,
     *,
     noise: float | Array,
@@ -84,18 +84,17 @@ def ddrm(
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
-        bars = [jax.vmap(svd.vt)(part) for part in (est.x0, eps, z)]
-        level = [fit(a, bars[0]) for a in scales(denoise.process, now.s)]
-        drawn = _ddrm(_seen(svd, y, number(noise)), *bars, *level, *shares)
+        bars = tuple(jax.vmap(svd.vt)(part) for part in (est.x0, eps, z))
+        level = scales(denoise.process, now.s)
+        drawn = _ddrm(_seen(svd, y, number(noise)), bars, level, shares)
         return State(jax.vmap(svd.v)(drawn)), est
 
     return Sampler(_plain, step)
 
 
-def _ddrm(
-    seen: _Seen, x0: Array, eps: Array, z: Array, alpha: Any, sigma: Any, eta: Any, eta_b: Any
-) -> Array:
-    eta, eta_b = fit(eta, x0), fit(eta_b, x0)
+def _ddrm(seen: _Seen, bars: Any, level: Any, shares: Any) -> Array:
+    x0, eps, z = bars
+    alpha, sigma, eta, eta_b = (fit(value, x0) for value in (*level, *shares))
     width = alpha * seen.width
     gap = alpha * (seen.ybar - x0) / jnp.where(width > 0, width, 1.0)
     kept = jnp.where(seen.known, gap, eps)  # what stands for the noise of x_t
@@ -106,7 +105,7 @@ def _ddrm(
 
 
 def ddrm_start(
-    operator: Operator, y: Array, x: Array, process: Process, t: Any, *, noise: float | Array
+    operator: Measurement, y: Array, x: Array, process: Process, t: Any, *, noise: float | Array
 ) -> Array:
     """x_T of DDRM from x_T of the prior: what is seen is centred on y at the noise level of t.
 
@@ -138,7 +137,7 @@ def ddrm_start(
 
 
 def ddnm_plus(
-    operator: Operator, y: Array, *, noise: float | Array, eta: float | Array = 1.0
+    operator: Measurement, y: Array, *, noise: float | Array, eta: float | Array = 1.0
 ) -> Sampler:
     """DDNM+: DDNM for noisy measurements, a sampler that accounts for the noise it lets in.
 

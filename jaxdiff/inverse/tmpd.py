@@ -24,7 +24,7 @@ from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.gaussian import misfit, per_sample
-from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.operators import Measurement
 from jaxdiff.trees import combine, fit
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -57,7 +57,7 @@ def _tmpd(operator: Any, y: Any, noise: Any, est: Estimate, at: At) -> PyTree:
     return adjoint(jax.tree.map(_divided, residual, width))
 
 
-def tmpd(operator: Operator, y: PyTree, *, noise: Number) -> Guide:
+def tmpd(operator: Measurement, y: PyTree, *, noise: Number) -> Guide:
     """TMPD: two backward passes a step; made for masks.
 
     x_0' = x_0 + (sigma^2/alpha) J^T A^T ((y - A x_0) / (A C A^T 1 + s^2)).

@@ -22,29 +22,34 @@ def walk(solver, denoise, x, ts=TS):
     return run(keys_of(len(jax.tree.leaves(x)[0])), denoise, solver, samplers.grid(ts), x)
 
 
-def test_the_end_agrees_with_a_clean_measurement():
+QUICK = ("ddrm", "ddrm vp", "diffpir", "mcg", "project", "resample")
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_end_agrees_with_a_clean_measurement(quick):
     """A x = y after the last step of every method that claims it, on processes of both kinds."""
     y, x = vector(1, 2, 2, 2, 2), vector(0, 2, *SHAPE)
     plain, ancestral = samplers.ddim(), samplers.ddpm()
     rows = inverse.linear(lambda x: 2 * x[::2] - x[1::2], SHAPE)
-    other = vector(4, 2, 2, 4, 2)
+    other, diffpir = vector(4, 2, 2, 4, 2), inverse.diffpir(POOL, y, noise=0.0)
 
     @jax.jit
     def ends(x):
         flow, vp = tree_denoiser(FLOW), tree_denoiser(process.vp_linear())
-        return {
-            "ddnm": walk(ancestral, inverse.ddnm(POOL, y)(flow), x),
-            "diffpir": walk(inverse.remix(0.4), inverse.diffpir(POOL, y, noise=0.0)(flow), x),
-            "ddrm": walk(inverse.ddrm(POOL, y, noise=0.0), flow, x),
-            "ddrm vp": walk(inverse.ddrm(POOL, y, noise=0.0, eta=0.0), vp, x),
-            "ddnm_plus": walk(inverse.ddnm_plus(POOL, y, noise=0.0), vp, x),
-            "mcg": walk(inverse.mcg(POOL, y, zeta=0.3)(plain), flow, x),
-            "project": walk(inverse.project(POOL, y)(ancestral), vp, x),
-            "resample": walk(inverse.resample(POOL, y, steps=2)(plain), flow, x),
-            "hard": walk(plain, inverse.hard_consistency(POOL, y, steps=2)(vp), x),
-            "dds": walk(plain, inverse.dds(POOL, y, gamma=1e7, steps=4)(flow), x),
-            "rows": walk(inverse.project(rows, other)(plain), flow, x),
+        ways = {
+            "ddnm": lambda: walk(ancestral, inverse.ddnm(POOL, y)(flow), x),
+            "diffpir": lambda: walk(inverse.remix(0.4), diffpir(flow), x),
+            "ddrm": lambda: walk(inverse.ddrm(POOL, y, noise=0.0), flow, x),
+            "ddrm vp": lambda: walk(inverse.ddrm(POOL, y, noise=0.0, eta=0.0), vp, x),
+            "ddnm_plus": lambda: walk(inverse.ddnm_plus(POOL, y, noise=0.0), vp, x),
+            "mcg": lambda: walk(inverse.mcg(POOL, y, zeta=0.3)(plain), flow, x),
+            "project": lambda: walk(inverse.project(POOL, y)(ancestral), vp, x),
+            "resample": lambda: walk(inverse.resample(POOL, y, steps=2)(plain), flow, x),
+            "hard": lambda: walk(plain, inverse.hard_consistency(POOL, y, steps=2)(vp), x),
+            "dds": lambda: walk(plain, inverse.dds(POOL, y, gamma=1e7, steps=4)(flow), x),
+            "rows": lambda: walk(inverse.project(rows, other)(plain), flow, x),
         }
+        return {name: make() for name, make in ways.items() if (name in QUICK) == quick}
 
     for name, end in ends(x).items():
         operator, seen = (rows, other) if name == "rows" else (POOL, y)
@@ -52,7 +57,7 @@ def test_the_end_agrees_with_a_clean_measurement():
 
 
 def test_spectral_samplers_in_their_limits():
-    """DDNM+ without noise is DDNM; DDRM sees all or nothing; a huge noise is no measurement."""
+    """DDNM+ without noise is DDNM; DDRM sees all, nothing, or y in noise."""
     y, x = vector(1, 2, *SHAPE), vector(0, 2, *SHAPE)
     pooled = jax.vmap(POOL.A)(y)
     everything, nothing = (inverse.inpainting(m * jnp.ones((4, 4, 1)), SHAPE) for m in (1, 0))
@@ -66,10 +71,8 @@ def test_spectral_samplers_in_their_limits():
             "ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=0.0), d, x),
             "all": walk(inverse.ddrm(everything, y, noise=0.0), d, x),
             "none": walk(inverse.ddrm(nothing, dark, noise=0.1, eta=0.0), d, x),
-            "noisy ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=1e9), d, x),
             "noisy ddrm": walk(inverse.ddrm(POOL, pooled, noise=1e9, eta=1.0), d, x),
             "ddim": walk(samplers.ddim(), d, x),
-            "ancestral": walk(samplers.ddim(1.0), d, x),
             "renewed": walk(inverse.remix(1.0), d, x),
             "lcm": walk(samplers.lcm(), d, x),
             "old": walk(inverse.remix(0.0), d, x),
@@ -79,7 +82,7 @@ def test_spectral_samplers_in_their_limits():
     close = lambda a, b: bool(jnp.max(jnp.abs(end[a] - end[b])) < 1e-4)  # noqa: E731
     assert close("ddnm", "ddnm_plus")
     assert jnp.max(jnp.abs(end["all"] - y)) < 1e-5
-    assert close("none", "ddim") and close("noisy ddnm_plus", "ancestral")
+    assert close("none", "ddim")
     assert close("noisy ddrm", "renewed") and close("renewed", "lcm") and close("old", "ddim")
 
 
@@ -87,7 +90,9 @@ def _known(target, x, t, now):
     return Estimate(jnp.broadcast_to(target, x.shape))
 
 
-@pytest.mark.parametrize("make", [process.edm, process.vp_linear])
+@pytest.mark.parametrize(
+    "make", [process.vp_linear, pytest.param(process.edm, marks=pytest.mark.slow)]
+)
 def test_steps_keep_the_marginal_of_the_truth(make):
     """Where x_0 is known exactly, x_s is N(alpha_s x_0, sigma_s^2), whatever y adds to it.
 
@@ -148,7 +153,6 @@ def test_corrections_in_their_limits():
                 "repaint": inverse.repaint(mask, y, SHAPE),
                 "project": inverse.project(operator, seen),
                 "diffface": inverse.diffface(1 - mask, y, full=1e-6),
-                "mcg": inverse.mcg(operator, seen, zeta=0.1),
             }
             found |= {f"{fix} {name}": walk(c(plain), d, x) for fix, c in fixes.items()}
         found["late"] = walk(inverse.project(POOL, jax.vmap(POOL.A)(y), until=2.0)(plain), d, x)
@@ -163,10 +167,9 @@ def test_corrections_in_their_limits():
         return found
 
     end = ends(x)
-    for fix in ("repaint", "project", "diffface", "mcg"):
+    for fix in ("repaint", "project", "diffface"):
         assert jnp.max(jnp.abs(end[f"{fix} all"] - y)) < 1e-5, fix
-        same = jnp.max(jnp.abs(end[f"{fix} none"] - end["prior"]))
-        assert same == 0 or (fix == "mcg" and same < 1e-6), fix
+        assert jnp.array_equal(end[f"{fix} none"], end["prior"]), fix
     for name in ("late", "weightless", "resampled not at all"):
         assert jnp.array_equal(end[name], end["prior"]), name
     assert jnp.array_equal(end["ilvr"], end["ilvr as projection"])
@@ -255,6 +258,7 @@ def test_a_start_from_the_measurement():
     assert gap(jax.vmap(POOL.A)(end), y) < 1e-5 and jnp.max(jnp.abs(end - start)) > 1e-3
 
 
+@pytest.mark.slow
 def test_operators_of_other_shapes_serve():
     """Trees by projection, matrices by the spectrum: the end agrees with y."""
     tree = OPERATORS["linear on a tree"]()
