@@ -158,7 +158,6 @@ IMAGE_SAMPLERS = {  # corrections whose operator says the shape
     "mcgdiff": inverse.mcgdiff(
         inverse.inpainting(MASK, SHAPE), vector(2, 1, *SHAPE), noise=0.1, particles=B
     ),
-    "repaint": inverse.repaint(MASK, vector(2, B, *SHAPE), SHAPE)(samplers.ddpm()),
     "steered": inverse.steered(cost, particles=B)(samplers.ddpm()),
     "twisted": inverse.twisted(POOL, Y[:1], noise=0.1, particles=B),
     "flowchef": inverse.flowchef(POOL, Y, rate=0.1)(samplers.euler()),
