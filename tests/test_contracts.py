@@ -155,6 +155,12 @@ IMAGE_SAMPLERS = {  # corrections whose operator says the shape
     "diffface": inverse.diffface(MASK, vector(2, B, *SHAPE))(samplers.heun()),
     "dps_poisson": inverse.dps_poisson(POOL, Y, zeta=0.1, low=-9.0)(samplers.ddim()),
     "dps_published": inverse.dps_published(POOL, Y, zeta=0.1)(samplers.ddim()),
+    "fps": inverse.fps(POOL, Y[:1], noise=0.1, particles=B),
+    "mcgdiff": inverse.mcgdiff(
+        inverse.inpainting(MASK, SHAPE), vector(2, 1, *SHAPE), noise=0.1, particles=B
+    ),
+    "steered": inverse.steered(cost, particles=B)(samplers.ddpm()),
+    "twisted": inverse.twisted(POOL, Y[:1], noise=0.1, particles=B),
     "flowchef": inverse.flowchef(POOL, Y, rate=0.1)(samplers.euler()),
     "flowdps": inverse.flowdps(POOL, Y),
     "ilvr": inverse.ilvr(POOL, vector(2, B, *SHAPE))(samplers.ddpm()),
@@ -252,6 +258,8 @@ OF_NO_KIND = {
     """,
     "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": """
+        adir conjugate daps difference effective_size gibbs_ddrm greatest hmc ladibi langevin
+        log_likelihood metropolis nearest pnp_dm red_diff systematic total
         LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
         column_mask ddrm_start gaussian_kernel latent misfit motion_kernel noises paired
         random_mask residual stroke_mask stsl walsh_hadamard

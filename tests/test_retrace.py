@@ -169,6 +169,27 @@ def number(value):
     return jnp.float32(value)
 
 
+def sampled_by(make):
+    """A sampler is built inside the trace, as a correction is."""
+    return corrected(lambda v: lambda _: make(v))
+
+
+def _daps(v):
+    move = inverse.conjugate(POOL, v * measured(1.0), noise=0.1 * v)
+    ts = jnp.array([1.0, 0.5, 0.0])
+    return inverse.daps(keys_of(2), base(), ts, v * X, move=move, steps=2, v0=v)
+
+
+def _pnp_dm(v):
+    move = inverse.hmc(POOL, v * measured(1.0), noise=0.1 * v, size=0.1 * v, steps=2)
+    return inverse.pnp_dm(keys_of(2), base(), v * jnp.array([0.4, 0.2]), X, move=move, steps=2)
+
+
+def _red_diff(v):
+    given = v * jnp.array([0.4, 0.2]), X, POOL, measured(1.0) * v
+    return inverse.red_diff(keys_of(2), base(), *given, noise=0.1 * v, weight=v, rate=0.1 * v)
+
+
 CASES = {
     # processes
     "edm": through_process(lambda v: process.edm(0.002 * v, 80 * v)),
@@ -312,6 +333,23 @@ CASES = {
         lambda v: inverse.resample(POOL, measured(1.0) * v, steps=2, rate=v, gamma=v)
     ),
     "repaint": corrected(lambda v: inverse.repaint(mask(0) * (v > 0), X * v, SHAPE)),
+    "steered": corrected(lambda v: inverse.steered(loss, particles=2, scale=v, threshold=0.3 * v)),
+    "twisted": sampled_by(
+        lambda v: inverse.twisted(
+            POOL, measured(1.0)[:1] * v, noise=0.1 * v, particles=2, v0=v, eta=0.5 * v
+        )
+    ),
+    "fps": sampled_by(
+        lambda v: inverse.fps(POOL, measured(1.0)[:1] * v, noise=0.1 * v, particles=2, v0=v)
+    ),
+    "mcgdiff": sampled_by(
+        lambda v: inverse.mcgdiff(
+            inverse.inpainting(mask(0), SHAPE), X[:1] * v, noise=0.1 * v, particles=2
+        )
+    ),
+    "daps": (_daps, number),
+    "pnp_dm": (_pnp_dm, number),
+    "red_diff": (_red_diff, number),
     "through": corrected(lambda v: samplers.through(jax.vmap(loss), v)),
 }
 
