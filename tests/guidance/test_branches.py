@@ -1,0 +1,250 @@
+"""Branches of one call: guidance that is more than a weighted sum, and how conditions compose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import bind, cfg, denoise, exact, guidance, mix, process, samplers
+from jaxdiff.trees import fold, normal
+from jaxdiff.types import SOLVER, Estimate, GridOnly, Site
+from tests.guidance.problems import calls, conditional, waves
+from tests.problems import PROCESSES, keys_of, vector
+
+FLOW = process.rectified_flow()
+COND, NULL = jnp.array([1, 1]), 0
+
+
+def experts(diagonal):
+    """A prior, then what is known of its first coordinate, of its second, and of both."""
+    cov = jnp.diag(jnp.array([0.5, 1.5])) + (0.0 if diagonal else 0.4 * jnp.ones((2, 2)))
+    prior = exact.gaussian(jnp.array([0.3, -0.2]), cov)
+    first, second = (lambda d, i=i: exact.condition(d, jnp.eye(2)[i : i + 1], Y[i : i + 1], 0.4)
+                     for i in (0, 1))  # fmt: skip
+    return [prior, first(prior), second(prior), second(first(prior))]
+
+
+Y = jnp.array([1.0, -1.0])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_independent_conditions_compose_exactly_and_others_do_not(diagonal):
+    m, x = conditional(experts(diagonal), FLOW), vector(0, 3, 2)
+    null, first, second, both = (jnp.full(3, k) for k in range(4))
+
+    @jax.jit
+    def gaps(x, t):
+        ways = {
+            "and": guidance.compose(m, (first, second), null, (1.0, 1.0))(x, t).x0,
+            "not": guidance.compose(m, (both, second), null, (1.0, -1.0))(x, t).x0,
+        }
+        truths = {"and": bind(m, both)(x, t).x0, "not": bind(m, first)(x, t).x0}
+        return [jnp.max(jnp.abs(ways[name] - truths[name])) for name in ways]
+
+    found = [gap for t in (0.2, 0.5, 0.8) for gap in gaps(x, jnp.full(3, t))]
+    assert max(found) < 1e-10 if diagonal else max(found) > 0.05
+
+
+def test_recipes_are_sums_of_branches():
+    m, x = waves(), vector(0, 2, 3)
+    cond, neg, null = jnp.array([1.0, 2.0]), jnp.array([0.5, 3.0]), jnp.zeros(2)
+    w = jnp.array([2.0, 3.0])
+
+    @jax.jit
+    def both(x):
+        c, n, u = (bind(m, k)(x, 0.4).x0 for k in (cond, neg, null))
+        strong, weak = bind(m, cond), bind(waves(), null)
+        wide = w[:, None]
+        return [
+            # a negative prompt in the place of the null, or with a weight of its own
+            (cfg(m, cond, neg, w)(x, 0.4).x0, n + wide * (c - n)),
+            (guidance.compose(m, (cond, neg), null, (w, 1 - w))(x, 0.4).x0, n + wide * (c - n)),
+            (guidance.compose(m, (cond, neg), null, (w, -0.5))(x, 0.4).x0,
+             u + wide * (c - u) - 0.5 * (n - u)),
+            (guidance.autoguided(strong, weak, w)(x, 0.4).x0, u + wide * (c - u)),
+            (guidance.autoguided(strong, weak, 1.0)(x, 0.4).x0, c),
+            (guidance.rescaled_cfg(m, cond, null, w, rescale=0.0)(x, 0.4).x0, u + wide * (c - u)),
+            (guidance.apg(m, cond, null, w, eta=1.0)(x, 0.4).x0, u + wide * (c - u)),
+            (guidance.apg(m, cond, null, 1.0)(x, 0.4).x0, c),
+        ]  # fmt: skip
+
+    for found, expected in both(x):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_every_recipe_is_one_call():
+    m, x, cond, null = waves(), vector(0, 2, 3), jnp.ones(2), jnp.zeros(2)
+    made = [
+        guidance.apg(m, cond, null, 2.0, norm=1.0),
+        guidance.rescaled_cfg(m, cond, null, 2.0),
+        guidance.compose(m, (cond, cond), null, (1.0, -1.0)),
+        cfg(m, cond, null, 2.0),
+    ]
+    for d in made:
+        assert calls(lambda x, d=d: d(x, 0.5).x0, x) == (1, 0)
+        assert calls(lambda x, d=d: guidance.dynamic_threshold()(d)(x, 0.5).x0, x) == (1, 0)
+
+
+def test_rescaling_gives_the_spread_back():
+    m, x, cond, null = waves(), vector(0, 2, 5), jnp.array([1.0, 2.0]), jnp.zeros(2)
+    found = guidance.rescaled_cfg(m, cond, null, 4.0, rescale=1.0)(x, 0.4).x0
+    guided, plain = cfg(m, cond, null, 4.0)(x, 0.4).x0, bind(m, cond)(x, 0.4).x0
+    np.testing.assert_allclose(found.std(axis=1), plain.std(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found / guided, (found / guided)[:, :1] * jnp.ones((1, 5)), rtol=1e-4)
+    half = guidance.rescaled_cfg(m, cond, null, 4.0, rescale=0.5)(x, 0.4).x0
+    np.testing.assert_allclose(half, (found + guided) / 2, atol=1e-5)
+
+
+def test_dynamic_thresholding():
+    x0 = jnp.array([[4.0, 2.0, -1.0, 0.5], [0.5, -0.25, 0.1, 0.0]])
+    fixed = denoise.Denoiser(FLOW, lambda x, t, now: Estimate(x0))
+    largest = guidance.dynamic_threshold(1.0)(fixed)(x0, 0.5).x0
+    np.testing.assert_allclose(largest, jnp.stack([x0[0] / 4, x0[1]]))
+    middle = guidance.dynamic_threshold(2 / 3)(fixed)(x0, 0.5).x0  # of 0.5, 1, 2, 4: 2
+    np.testing.assert_allclose(middle[0], [1.0, 1.0, -0.5, 0.25], rtol=1e-6)
+    shifted = guidance.dynamic_threshold(1.0, 0.0, 2.0)(fixed)(x0, 0.5).x0  # about 1, up to 3
+    np.testing.assert_allclose(shifted[0], 1 + (x0[0] - 1) / 3, rtol=1e-6)
+
+
+def test_apg_keeps_off_what_lies_along():
+    m, x, cond, null = waves(), vector(0, 3, 4), jnp.array([1.0, 2.0, 0.3]), jnp.zeros(3)
+    plain, none = bind(m, cond)(x, 0.4).x0, bind(m, null)(x, 0.4).x0
+    across = guidance.apg(m, cond, null, 5.0)(x, 0.4).x0 - plain
+    assert jnp.max(jnp.abs(jnp.sum(across * plain, axis=1))) < 1e-4
+    lost = 4 * (plain - none) - across  # what was left out is along the conditional answer
+    for i in range(3):
+        assert abs(jnp.abs(lost[i] @ plain[i]) - jnp.linalg.norm(lost[i])
+                   * jnp.linalg.norm(plain[i])) < 1e-4  # fmt: skip
+    norms = jnp.linalg.norm(plain - none, axis=1)
+    bounded = guidance.apg(m, cond, null, 5.0, eta=1.0, norm=norms[1])(x, 0.4).x0 - plain
+    np.testing.assert_allclose(
+        jnp.linalg.norm(bounded, axis=1), 4 * jnp.minimum(norms, norms[1]), rtol=1e-5
+    )
+
+
+def test_apg_remembers():
+    """With branches that never change the step is a geometric sum, D (1 + beta + beta^2 + ...)."""
+    m = denoise.model(lambda p, x, t, c: 0 * x + c[:, None], {}, FLOW, process.wiring(process.x0))
+    rows, x = samplers.grid(jnp.array([1.0, 0.7, 0.4, 0.0])), jnp.ones((2, 1))
+    guided = guidance.apg(m, jnp.array([1.0, 2.0]), jnp.zeros(2), 3.0, eta=1.0, momentum=-0.5)
+    _, seen = samplers.run(
+        keys_of(2), guided, samplers.heun(), rows, x, look=lambda now, x, est: est.x0
+    )
+    for i, factor in enumerate((1.0, 0.5, 0.75)):
+        np.testing.assert_allclose(seen[i][:, 0], jnp.array([1.0, 2.0]) * (1 + 2 * factor), 1e-5)
+    with pytest.raises(GridOnly, match="memory"):
+        guided(x, 0.5)
+    twice = denoise.blend((guided, guided), (0.5, 0.5))
+    with pytest.raises(ValueError, match=r"keep \['apg'\]"):
+        samplers.run(keys_of(2), twice, samplers.euler(), rows, x)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "name", ["flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "vp_linear"))]
+)
+def test_cfg_plus_puts_the_unconditional_noise_back(name):
+    proc = PROCESSES[name]()
+    m, x, keys = conditional(experts(False), proc), vector(0, 2, 2), keys_of(2)
+    times = [float(process.time_of(proc, lam)) for lam in (-4.0, 0.0)] + [float(proc.t_clean)]
+    rows, null = samplers.grid(jnp.array(times)), jnp.zeros(2, int)
+
+    def by_hand(scale, eta):
+        state = x
+        for k, (t, s) in enumerate(zip(times, times[1:])):
+            (alpha, sigma), (alpha_s, sigma_s) = process.scales(proc, t), process.scales(proc, s)
+            free, held = bind(m, null)(state, t).x0, bind(m, COND)(state, t).x0
+            var = eta**2 * process.posterior(proc, s, t).var
+            z = normal(fold(fold(keys, k), SOLVER), x)
+            noise = jnp.sqrt(sigma_s**2 - var) * (state - alpha * free) / sigma
+            state = alpha_s * (free + scale * (held - free)) + noise + jnp.sqrt(var) * z
+        return state
+
+    @jax.jit
+    def both(scale):
+        pairs = []
+        for eta, solver in ((0.0, samplers.euler()), (0.5, samplers.ddim(0.5)),
+                            (1.0, samplers.ddpm())):  # fmt: skip
+            guided = guidance.cfg_plus(m, COND, null, scale, eta=eta)
+            pairs.append((samplers.run(keys, guided, solver, rows, x), by_hand(scale, eta)))
+        heun = samplers.run(keys, guidance.cfg_plus(m, COND, null, scale), samplers.heun(), rows, x)
+        return pairs, heun, samplers.run(keys, bind(m, null), samplers.euler(), rows, x)
+
+    for scale in (0.0, 0.6, 1.0):
+        pairs, heun, free = both(scale)
+        for found, expected in pairs:
+            assert jnp.max(jnp.abs(found - expected)) < 1e-9
+        assert jnp.isfinite(heun).all()
+        assert scale > 0 or jnp.max(jnp.abs(pairs[0][0] - free)) < 1e-12
+    with pytest.raises(GridOnly, match=r"now\.s"):
+        guidance.cfg_plus(m, COND, null, 0.5)(x, 0.5)
+
+
+# the kernel
+
+
+def _hooked(params, x, time, cond):
+    """x_0 = what the control makes of x + label, at one site."""
+    value = x + cond["label"][:, None]
+    place = Site("only", "block", "middle", 0, 0, "block", (1, 1), 0)
+    act = cond["control"](place) if "control" in cond else None
+    return value if act is None else act(value)
+
+
+def doubled(site):
+    return lambda value: 2 * value
+
+
+def tripled(site):
+    return lambda value: 3 * value
+
+
+def never(site):
+    return None
+
+
+def hooked():
+    return denoise.model(_hooked, {}, FLOW, process.wiring(process.x0), span=None)
+
+
+def test_a_control_acts_on_its_own_branch():
+    conds = [{"label": jnp.array([1.0, 5.0])} | c
+             for c in ({}, {"control": doubled}, {"control": tripled})]  # fmt: skip
+    x = vector(0, 2, 3)
+    answers = []
+    denoise.combined(hooked(), conds, lambda b, at: answers.append(b) or Estimate(b[0]))(x, 0.5)
+    for k, found in enumerate(answers[0]):
+        np.testing.assert_allclose(found, (k + 1) * (x + conds[0]["label"][:, None]), rtol=1e-6)
+
+
+def test_a_control_has_to_want_something():
+    label = {"label": jnp.zeros(2)}
+    bad = mix(hooked(), (label, label | {"control": never}), (0.5, 0.5))
+    with pytest.raises(ValueError, match=r"branch 1 wants nothing at any of the 1 sites.*only:bl"):
+        bad(vector(0, 2, 3), 0.5)
+
+
+def test_errors():
+    m, x = waves(), vector(0, 2, 3)
+    with pytest.raises(ValueError, match="conds is empty"):
+        denoise.combined(m, (), lambda b, at: Estimate(b[0]))
+    with pytest.raises(ValueError, match="different structures"):
+        denoise.combined(m, (None, COND), lambda b, at: Estimate(b[0]))
+    with pytest.raises(TypeError, match=r"at\.vjp"):
+        denoise.combined(m, (COND,), lambda b, at: Estimate(at.vjp(b[0])))(x, 0.5)
+    with pytest.raises(ValueError, match="1 conditions and 2 scales"):
+        guidance.compose(m, (COND,), 0, (1.0, 2.0))
+    for share in (-0.1, 1.5, jnp.array([0.5, 2.0]), jnp.nan):
+        with pytest.raises(ValueError, match="rescale="):
+            guidance.rescaled_cfg(m, COND, 0, 2.0, rescale=share)
+    for share in (0.0, -1.0, 1.5, jnp.nan):
+        with pytest.raises(ValueError, match="percentile="):
+            guidance.dynamic_threshold(share)
+    with pytest.raises(ValueError, match="low=1"):
+        guidance.dynamic_threshold(0.9, 1.0, 1.0)
+    for norm in (0.0, -1.0, jnp.nan):
+        with pytest.raises(ValueError, match="norm="):
+            guidance.apg(m, COND, 0, 2.0, norm=norm)
+    with pytest.raises(ValueError, match="coefficient of shape"):
+        cfg(m, COND, 0, jnp.ones(3))(x, 0.5)
