@@ -88,39 +88,48 @@ def test_every_recipe_is_one_call():
 
 def test_rescaling_gives_the_spread_back():
     m, x, cond, null = waves(), vector(0, 2, 5), jnp.array([1.0, 2.0]), jnp.zeros(2)
-    found = guidance.rescaled_cfg(m, cond, null, 4.0, rescale=1.0)(x, 0.4).x0
-    guided, plain = cfg(m, cond, null, 4.0)(x, 0.4).x0, bind(m, cond)(x, 0.4).x0
+
+    @jax.jit
+    def ways(x, share):
+        d = guidance.rescaled_cfg(m, cond, null, 4.0, rescale=share)
+        return d(x, 0.4).x0, cfg(m, cond, null, 4.0)(x, 0.4).x0, bind(m, cond)(x, 0.4).x0
+
+    found, guided, plain = map(np.asarray, ways(x, 1.0))
     np.testing.assert_allclose(found.std(axis=1), plain.std(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(found / guided, (found / guided)[:, :1] * jnp.ones((1, 5)), rtol=1e-4)
-    half = guidance.rescaled_cfg(m, cond, null, 4.0, rescale=0.5)(x, 0.4).x0
-    np.testing.assert_allclose(half, (found + guided) / 2, atol=1e-5)
+    ratio = found / guided
+    np.testing.assert_allclose(ratio, ratio[:, :1].repeat(5, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(ways(x, 0.5)[0], (found + guided) / 2, atol=1e-5)
 
 
 def test_dynamic_thresholding():
-    x0 = jnp.array([[4.0, 2.0, -1.0, 0.5], [0.5, -0.25, 0.1, 0.0]])
-    fixed = denoise.Denoiser(FLOW, lambda x, t, now: Estimate(x0))
-    largest = guidance.dynamic_threshold(1.0)(fixed)(x0, 0.5).x0
-    np.testing.assert_allclose(largest, jnp.stack([x0[0] / 4, x0[1]]))
-    middle = guidance.dynamic_threshold(2 / 3)(fixed)(x0, 0.5).x0  # of 0.5, 1, 2, 4: 2
-    np.testing.assert_allclose(middle[0], [1.0, 1.0, -0.5, 0.25], rtol=1e-6)
-    shifted = guidance.dynamic_threshold(1.0, 0.0, 2.0)(fixed)(x0, 0.5).x0  # about 1, up to 3
-    np.testing.assert_allclose(shifted[0], 1 + (x0[0] - 1) / 3, rtol=1e-6)
+    x0 = np.array([[4.0, 2.0, -1.0, 0.5], [0.5, -0.25, 0.1, 0.0]], np.float32)
+    fixed = denoise.Denoiser(FLOW, lambda x, t, now: Estimate(jnp.asarray(x0)))
+    keep = jax.jit(lambda *numbers: guidance.dynamic_threshold(*numbers)(fixed)(x0, 0.5).x0)
+    np.testing.assert_allclose(keep(1.0), [x0[0] / 4, x0[1]])
+    # of 0.5, 1, 2, 4: 2
+    np.testing.assert_allclose(keep(2 / 3)[0], [1.0, 1.0, -0.5, 0.25], rtol=1e-6)
+    # about 1, up to 3
+    np.testing.assert_allclose(keep(1.0, 0.0, 2.0)[0], 1 + (x0[0] - 1) / 3, rtol=1e-6)
 
 
 def test_apg_keeps_off_what_lies_along():
     m, x, cond, null = waves(), vector(0, 3, 4), jnp.array([1.0, 2.0, 0.3]), jnp.zeros(3)
-    plain, none = bind(m, cond)(x, 0.4).x0, bind(m, null)(x, 0.4).x0
-    across = guidance.apg(m, cond, null, 5.0)(x, 0.4).x0 - plain
-    assert jnp.max(jnp.abs(jnp.sum(across * plain, axis=1))) < 1e-4
+
+    @jax.jit
+    def ways(x):
+        plain, none = bind(m, cond)(x, 0.4).x0, bind(m, null)(x, 0.4).x0
+        norms = jnp.linalg.norm(plain - none, axis=1)
+        bounded = guidance.apg(m, cond, null, 5.0, eta=1.0, norm=norms[1])
+        return plain, none, guidance.apg(m, cond, null, 5.0)(x, 0.4).x0, bounded(x, 0.4).x0
+
+    plain, none, found, bounded = map(np.asarray, ways(x))
+    across, norms = found - plain, np.linalg.norm(plain - none, axis=1)
+    np.testing.assert_allclose(np.sum(across * plain, axis=1), 0, atol=1e-4)
     lost = 4 * (plain - none) - across  # what was left out is along the conditional answer
-    for i in range(3):
-        assert abs(jnp.abs(lost[i] @ plain[i]) - jnp.linalg.norm(lost[i])
-                   * jnp.linalg.norm(plain[i])) < 1e-4  # fmt: skip
-    norms = jnp.linalg.norm(plain - none, axis=1)
-    bounded = guidance.apg(m, cond, null, 5.0, eta=1.0, norm=norms[1])(x, 0.4).x0 - plain
-    np.testing.assert_allclose(
-        jnp.linalg.norm(bounded, axis=1), 4 * jnp.minimum(norms, norms[1]), rtol=1e-5
-    )
+    for row, base in zip(lost, plain, strict=True):
+        assert abs(abs(row @ base) - np.linalg.norm(row) * np.linalg.norm(base)) < 1e-4
+    length = np.linalg.norm(bounded - plain, axis=1)
+    np.testing.assert_allclose(length, 4 * np.minimum(norms, norms[1]), rtol=1e-5)
 
 
 def test_apg_remembers():
@@ -164,10 +173,11 @@ def test_cfg_plus_puts_the_unconditional_noise_back(name):
     @jax.jit
     def both(scale):
         pairs = []
-        for eta, solver in ((0.0, samplers.euler()), (0.5, samplers.ddim(0.5)),
-                            (1.0, samplers.ddpm())):  # fmt: skip
+        for eta in (0.0, 0.5, 1.0)[: 2 if name == "flow" else 3]:
             guided = guidance.cfg_plus(m, COND, null, scale, eta=eta)
-            pairs.append((samplers.run(keys, guided, solver, rows, x), by_hand(scale, eta)))
+            pairs.append(
+                (samplers.run(keys, guided, samplers.ddim(eta), rows, x), by_hand(scale, eta))
+            )
         heun = samplers.run(keys, guidance.cfg_plus(m, COND, null, scale), samplers.heun(), rows, x)
         return pairs, heun, samplers.run(keys, bind(m, null), samplers.euler(), rows, x)
 
