@@ -132,11 +132,12 @@ def test_identity_attention_returns_the_values():
 
 def test_the_blur():
     x, flat = vector(0, 1, 6, 7, 2), jnp.ones((1, 6, 7, 2))
-    np.testing.assert_allclose(_blurred(flat, jnp.array(2.0), 5), flat, rtol=1e-6)
-    np.testing.assert_allclose(_blurred(x, jnp.array(1e-3), 5), x, rtol=1e-6)
-    dot = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4].set(1.0)
-    spot = _blurred(dot, jnp.array(1.0), 7)[0, :, :, 0]
-    rows = jnp.arange(9.0) - 4
+    blur = jax.jit(_blurred, static_argnums=2)
+    np.testing.assert_allclose(blur(flat, 2.0, 5), flat, rtol=1e-6)
+    np.testing.assert_allclose(blur(x, 1e-3, 5), x, rtol=1e-6)
+    dot = np.zeros((1, 9, 9, 1), np.float32)
+    dot[0, 4, 4] = 1
+    spot, rows = np.asarray(blur(dot, 1.0, 7))[0, :, :, 0], np.arange(9.0) - 4
     assert spot.sum() == pytest.approx(1, abs=1e-5)
     assert (spot * rows[:, None] ** 2).sum() == pytest.approx(1, abs=0.07)  # cut off at 3
 

@@ -71,7 +71,7 @@ def test_every_loss_leads_samples_to_its_targets():
     rows, start = samplers.grid(jnp.linspace(1.0, 0.0, 9)), vector(5, 2, 4, 4, 3)
     references = jnp.stack([IMAGE, OTHER])
     cases = {
-        "style": (guidance.style(features), references, 3.0),
+        "style": (guidance.style(features), references, 30.0),
         "colour": (guidance.colour, jnp.array([[1.0, 0.0, -1.0]]), 3.0),
         "palette": (guidance.palette(8, (-3.0, 3.0)), references, 200.0),
         "segmentation": (guidance.segmentation(scores), jnp.zeros((1, 4, 4), int), 10.0),
