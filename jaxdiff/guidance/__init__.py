@@ -2,7 +2,7 @@
 
 from jaxdiff.denoise import cfg, mix
 from jaxdiff.guidance.apg import apg
-from jaxdiff.guidance.attention import identity_attention, middle, pag, sag
+from jaxdiff.guidance.attention import identity_attention, middle, pag
 from jaxdiff.guidance.cfgpp import cfg_plus
 from jaxdiff.guidance.classifier import ancestral_classifier, classifier, noisy
 from jaxdiff.guidance.compose import autoguided, compose
@@ -10,7 +10,8 @@ from jaxdiff.guidance.energy import clip, energy, towards
 from jaxdiff.guidance.interval import interval
 from jaxdiff.guidance.kernel import Guide, add, chain, edited, pulled, tweedie_gain
 from jaxdiff.guidance.rescale import dynamic_threshold, rescaled_cfg
-from jaxdiff.guidance.sketch import sketch
+from jaxdiff.guidance.sag import sag
+from jaxdiff.guidance.sketch import latent_edges, sketch
 from jaxdiff.guidance.smoothed import smoothed, unit_spread
 from jaxdiff.guidance.taps import controlled, stacked_taps, tapped
 from jaxdiff.guidance.targets import (
@@ -44,6 +45,7 @@ __all__ = [
     "gram",
     "identity_attention",
     "interval",
+    "latent_edges",
     "middle",
     "mix",
     "noisy",

@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser, Number, numeric, value_at
 from jaxdiff.guidance.energy import spread
-from jaxdiff.guidance.kernel import _no_jacobian
+from jaxdiff.guidance.kernel import _as_partial, _no_jacobian
+from jaxdiff.guidance.taps import stacked_taps
 from jaxdiff.process import scales
 from jaxdiff.trees import combine, dots, size
 from jaxdiff.types import At, Estimate, Now, PyTree, Sampler, State
@@ -34,8 +36,8 @@ def sketch(
     leaves the details to the network, as the paper does.
 
     Args:
-      edges: of ONE example, (taps, t) -> an edge map; `taps` as the tap kept them, without the
-        batch axis. `stacked_taps` puts feature maps side by side.
+      edges: of ONE example, (taps, t) -> an edge map, such as `latent_edges`; `taps` as the tap
+        kept them, without the batch axis.
       target: the edge maps of the drawings, [b, ...], or [1, ...] to serve every sample.
       beta: the length of the move over that of the step: a number, [b], or At -> scalar.
 
@@ -79,3 +81,40 @@ def _miss(edges: Any, target: Any, est: Estimate, x: PyTree, t: Any) -> Array:
     if wanted.shape != found.shape:
         raise ValueError(f"target of shape {wanted.shape} for edges of shape {found.shape}")
     return jnp.sum(((found - wanted) ** 2).reshape(b, -1), axis=1)
+
+
+class _PerPixel:
+    """A small network at every pixel of the stacked taps; equal by the size it puts them at."""
+
+    def __init__(self, hw: tuple[int, int]) -> None:
+        self.hw = hw
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _PerPixel) and self.hw == other.hw
+
+    def __hash__(self) -> int:
+        return hash((_PerPixel, self.hw))
+
+    def __call__(self, mlp: Any, taps: dict[str, Array], t: Any) -> Array:
+        pixels = stacked_taps(taps, self.hw)
+        rows = jax.vmap(mlp, in_axes=(0, None))(pixels.reshape(-1, pixels.shape[-1]), t)
+        return rows.reshape(*self.hw, -1)
+
+
+def latent_edges(mlp: Callable[..., Array], hw: tuple[int, int]) -> Partial:
+    """The latent edge predictor, for `sketch`: an MLP at every pixel of the stacked feature maps.
+
+    Args:
+      mlp: of ONE pixel, (features [sum c], t) -> [k]; a `Partial` if it carries parameters.
+      hw: the size of the edge maps; taps are resized to it; static.
+
+    Returns:
+      (taps, t) -> edges [*hw, k], of one example.
+
+    Voynov et al. 2022, arXiv:2211.13752.
+
+    >>> edges = latent_edges(lambda features, t: t * features[:1], (2, 2))
+    >>> edges({"up/0/0:block": jnp.ones((1, 1, 3))}, 0.5)[..., 0].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    return Partial(_PerPixel(hw), _as_partial(mlp))

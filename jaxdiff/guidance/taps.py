@@ -4,7 +4,7 @@ A tap is a control that changes nothing: `tap(site)` answers None, or a function
 whose result is kept. Reduce at the site: what is kept lives as long as the estimate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.image
@@ -28,7 +28,7 @@ def controlled(cond: PyTree, control: Control | None) -> PyTree:
     control = control if control is None else _as_partial(control)
     if callable(cond):
         return Partial(_controlled_now, cond, control)
-    named = {} if cond is None else cond if isinstance(cond, dict) else {"label": cond}
+    named = {} if cond is None else cond if isinstance(cond, Mapping) else {"label": cond}
     return {**named, "control": control}
 
 

@@ -18,6 +18,7 @@ network is called as often as the sampler calls it; its Jacobian is taken only w
 Ye et al. 2024, arXiv:2409.15761, algorithm 1.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,27 +75,15 @@ def tfg(
     Ye et al. 2024, arXiv:2409.15761, algorithm 1.
     """
     _check(iterations, gamma, samples)
-    loss, each = _as_partial(loss), tuple(each)
     still, flat = _is_zero(rho), _is_zero(mu) or iterations == 0
-    sharp = _is_zero(gamma)
-
-    def climber(at: At) -> Callable[[PyTree], PyTree]:
-        def climb(x0: PyTree) -> PyTree:
-            r = 0.0 if sharp else value_at(gamma, at) * unit_spread(at)
-            return uphill(loss, x0, r, noise(x0), each)
-
-        def noise(x0: PyTree) -> PyTree:
-            if sharp:
-                return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:, None]), x0)
-            return drawn(at.now, x0, samples)
-
-        return climb
+    climber = functools.partial(_climber, _as_partial(loss), gamma, samples, tuple(each))
 
     def correct(sampler: Sampler) -> Sampler:
         def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
             new, est, back = _ahead(sampler, now, denoise, state, still)
             at = At(state.x, now.t, *scales(denoise.process, now.t), _no_jacobian, now)
-            alpha, climb, terms = scales(denoise.process, now.s)[0], climber(at), [(1.0, new.x)]
+            alpha, climb = scales(denoise.process, now.s)[0], climber(at)
+            terms: list[tuple[Any, PyTree]] = [(1.0, new.x)]
             if not still:
                 slope = combine((value_at(rho, at), back(climb(est.x0))))
                 terms.append((_ratio(alpha, at.alpha), slope))
@@ -105,6 +94,17 @@ def tfg(
         return Sampler(sampler.init, step)
 
     return correct
+
+
+def _climber(
+    loss: Any, gamma: Any, samples: int, each: tuple[PyTree, ...], at: At
+) -> Callable[[PyTree], PyTree]:
+    """x_0 -> grad log f~(x_0), of the same draws each time it is asked in a step."""
+    if _is_zero(gamma):
+        zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros_like(leaf[:, None]))
+        return lambda x0: uphill(loss, x0, 0.0, zeros(x0), each)
+    r = value_at(gamma, at) * unit_spread(at)
+    return lambda x0: uphill(loss, x0, r, drawn(at.now, x0, samples), each)
 
 
 def _check(iterations: int, gamma: Any, samples: int) -> None:

@@ -2,19 +2,21 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
-from jaxdiff import bind, denoise, guidance, mix, process
-from jaxdiff.guidance.attention import _blurred
+from jaxdiff import bind, denoise, guidance, mix, process, samplers
+from jaxdiff.guidance.sag import _blurred
 from jaxdiff.nets import dit, hook, unet
 from jaxdiff.nets.attention import attend
 from jaxdiff.nets.cond import read_cond
 from jaxdiff.types import Site
-from tests.problems import vector
+from tests.problems import keys_of, vector
 
 FLOW = process.rectified_flow()
 LABEL, NULL, T = jnp.array([0, 1]), jnp.array([2, 2]), 0.4
@@ -149,20 +151,41 @@ def everywhere(site):
 def test_the_networks_of_the_library_are_heard():
     """Shapes alone: the default sites are the middle of a U-Net; a transformer names its own."""
     shape, t = jnp.zeros((2, 8, 8, 1)), jnp.array(0.5)
-    usual = dict(channels=1, heads=2, classes=2)
+    usual: Any = dict(channels=1, heads=2, classes=2)
     u = unet(widths=(8, 8), attention=(1,), embed_dim=8, **usual)
-    d = dit(size=8, patch=2, width=8, depth=1, **usual)
-    for net, sites in ((u, guidance.middle), (d, everywhere)):
+    d = dit(size=8, patch=2, width=8, depth=1, remat=True, **usual)
+    cases = ((u, guidance.middle, guidance.sag), (d, everywhere, guidance.pag))
+    for net, sites, second in cases:  # what recomputes its blocks cannot be tapped
 
-        def through(key, x, net=net, sites=sites):
+        def through(key, x, net=net, sites=sites, second=second):
             m = denoise.model(net.apply, net.init(key), FLOW, process.wiring(process.x0))
-            guided = (
-                guidance.pag(m, LABEL, 2.0, sites=sites),
-                guidance.sag(m, LABEL, 2.0, sites=sites),
-            )
-            return [g(x, t).x0 for g in guided]
+            made = [make(m, LABEL, 2.0, sites=sites) for make in (guidance.pag, second)]
+            return [d(x, t).x0 for d in made]
 
         assert {a.shape for a in jax.eval_shape(through, jax.random.key(0), shape)} == {shape.shape}
+
+
+def ups(site):
+    return jnp.tanh if site.stage == "up" and site.port == "block" else None
+
+
+def pixel(weights, features, t):
+    return jnp.tanh(features) @ weights + t
+
+
+def test_a_sketch_by_the_taps_of_a_unet():
+    """Shapes alone; what the step is, the tests of the correction say."""
+    u = unet(widths=(8, 8), channels=1, heads=2, attention=(), embed_dim=8, classes=2)
+
+    def through(key, x):
+        m = denoise.model(u.apply, u.init(key), FLOW, process.wiring(process.x0))
+        edges = guidance.latent_edges(Partial(pixel, jnp.ones((8, 2))), (4, 4))
+        fix = guidance.sketch(edges, jnp.zeros((1, 4, 4, 2)), 0.5)
+        rows, d = samplers.grid(jnp.array([0.6, 0.4])), bind(guidance.tapped(m, ups), LABEL)
+        return samplers.run(keys_of(2), d, fix(samplers.euler()), rows, x)
+
+    x = jnp.zeros((2, 8, 8, 1))
+    assert jax.eval_shape(through, jax.random.key(0), x).shape == x.shape
 
 
 def nowhere(site):

@@ -1,5 +1,7 @@
 """Branches of one call: guidance that is more than a weighted sum, and how conditions compose."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,7 +220,7 @@ def hooked():
 
 
 def test_a_control_acts_on_its_own_branch():
-    conds = [{"label": jnp.array([1.0, 5.0])} | c
+    conds: list[Any] = [{"label": jnp.array([1.0, 5.0])} | c
              for c in ({}, {"control": doubled}, {"control": tripled})]  # fmt: skip
     x = vector(0, 2, 3)
     answers = []
@@ -257,3 +259,30 @@ def test_errors():
             guidance.apg(m, COND, 0, 2.0, norm=norm)
     with pytest.raises(ValueError, match="coefficient of shape"):
         cfg(m, COND, 0, jnp.ones(3))(x, 0.5)
+
+
+def _waves_on_trees(params, x, time, cond):
+    return jax.tree.map(lambda a: jnp.sin(a + cond.reshape(-1, *[1] * (a.ndim - 1))), x)
+
+
+def test_samples_may_be_trees():
+    m = denoise.model(_waves_on_trees, {}, FLOW, process.wiring(process.x0), span=None)
+    x = {"image": vector(0, 2, 2, 2, 1), "kernel": vector(1, 2, 3)}
+    cond, null, times = jnp.array([1.0, 2.0]), jnp.zeros(2), jnp.array([0.2, 0.7])
+
+    @jax.jit
+    def answers(x, cond, t):
+        made = [
+            guidance.apg(m, cond, null[: len(t)], 3.0, norm=1.0),
+            guidance.rescaled_cfg(m, cond, null[: len(t)], 3.0),
+            guidance.dynamic_threshold(0.6)(cfg(m, cond, null[: len(t)], 3.0)),
+        ]
+        return [d(x, t).x0 for d in made]
+
+    whole = answers(x, cond, times)
+    one = answers(jax.tree.map(lambda a: a[1:], x), cond[1:], times[1:])
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a[0], b[1], atol=1e-5)
+    joint = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(
+        jax.tree.leaves(whole[0]), jax.tree.leaves(bind(m, cond)(x, times).x0))))  # fmt: skip
+    assert 0 < joint < 2 * 2**0.5 + 1e-5  # two samples, each moved by at most (w - 1) r
