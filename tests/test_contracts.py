@@ -222,9 +222,10 @@ OF_NO_KIND = {
         sn_variance stay tape travel
     """,
     "guidance": """
-        Guide cfg_plus colour controlled gram identity_attention interval latent_edges middle
-        noisy_similarity pag palette sag segmentation similarity sketch smoothed stacked_taps style
-        tapped tfg_dps tfg_freedom tfg_lgd tfg_mpgd tfg_ugd tweedie_gain unit_spread
+        Guide by_step cfg_plus colour controlled falling gram identity_attention interval
+        latent_edges middle noisy_similarity pag palette rising sag segmentation similarity sketch
+        smoothed stacked_taps style tapped tfg_dps tfg_freedom tfg_lgd tfg_mpgd tfg_ugd tweedie_gain
+        unit_spread
     """,
     "inverse": "Nonlinear Operator Svd cg misfit",
     "denoise": """

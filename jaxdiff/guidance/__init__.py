@@ -3,6 +3,7 @@
 from jaxdiff.denoise import cfg, mix
 from jaxdiff.guidance.apg import apg
 from jaxdiff.guidance.attention import identity_attention, middle, pag
+from jaxdiff.guidance.by_step import by_step, falling, rising
 from jaxdiff.guidance.cfgpp import cfg_plus
 from jaxdiff.guidance.classifier import ancestral_classifier, classifier, noisy
 from jaxdiff.guidance.compose import autoguided, compose
@@ -31,6 +32,7 @@ __all__ = [
     "ancestral_classifier",
     "apg",
     "autoguided",
+    "by_step",
     "cfg",
     "cfg_plus",
     "chain",
@@ -42,6 +44,7 @@ __all__ = [
     "dynamic_threshold",
     "edited",
     "energy",
+    "falling",
     "gram",
     "identity_attention",
     "interval",
@@ -54,6 +57,7 @@ __all__ = [
     "palette",
     "pulled",
     "rescaled_cfg",
+    "rising",
     "sag",
     "segmentation",
     "similarity",

@@ -260,6 +260,32 @@ def test_sketches_move_by_the_length_of_the_step():
     assert jnp.allclose(walk(d, at_rest(samplers.euler()), x, rows), plain)
 
 
+@pytest.mark.parametrize("make", [(process.edm, 80.0), (process.vp_linear, 1.0)])
+def test_schedules_keep_their_mean(make):
+    """What rises and what falls, weighed by their shares, are one constant."""
+    proc, top = make[0](), make[1]
+    ts = top * jnp.linspace(1, 0, 9) ** 2
+    rises, falls = (f(proc, ts, 0.5).args[0] for f in (guidance.rising, guidance.falling))
+    np.testing.assert_allclose([rises.mean(), falls.mean()], 0.5, rtol=1e-5)
+    abar = process.scales(proc, ts)[0] ** 2 / sum(a**2 for a in process.scales(proc, ts))
+    kept = abar[:-1] / abar[1:]
+    np.testing.assert_allclose(rises / rises[-1], kept / kept[-1], rtol=1e-4)
+    np.testing.assert_allclose(rises * kept.mean() + falls * (1 - kept.mean()), 0.5, rtol=1e-4)
+
+
+def test_a_scale_by_step():
+    """In step i the loss has the scale values[i], also when the step is walked again."""
+    x, d, target = vector(0, 2, 3), bind(waves()), jnp.zeros((1, 3))
+    rows, values = samplers.travel(TS, repeat=2), jnp.array([0.0, 0.1, 0.0])
+    keep = lambda now, x, est: x  # noqa: E731
+    plain, guided = (
+        samplers.run(keys_of(2), one, EULER, rows, x, look=keep)[1]
+        for one in (d, pulled(energy(far, guidance.by_step(values), each=(target,)))(d))
+    )
+    same = [bool(jnp.array_equal(a, b)) for a, b in zip(plain, guided, strict=True)]
+    assert same == [True, True, False, False, False, False]
+
+
 def test_errors():
     x, d = vector(0, 2, 3), bind(waves())
     for samples in (0, -1):
@@ -278,3 +304,25 @@ def test_errors():
     tapped = denoise.Denoiser(FLOW, jax.tree_util.Partial(_with_taps, d.fn))
     with pytest.raises(ValueError, match="target of shape"):
         walk(tapped, guidance.sketch(_edges, x[:, :2], 1.0)(samplers.euler()), x)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_scales_of_the_two_moves():
+    """One step where alpha is neither 1 nor constant: alpha_s/alpha_t at x_t, alpha_s at x_0."""
+    x, target = vector(0, 2, 3), vector(1, 2, 3)
+    d, rows = bind(waves()), samplers.grid(jnp.array([0.6, 0.2]))  # alpha 0.4, then 0.8
+    rho, mu = jnp.array([0.3, 0.1]), lambda at: at.alpha
+
+    @jax.jit
+    def moves(x):
+        both = guidance.tfg(far, rho=rho, mu=mu, iterations=2, each=(target,))
+        plain = walk(d, EULER, x, rows)
+        found = walk(d, both(EULER), x, rows) - plain
+        through = jax.grad(lambda x: -jnp.sum(_costs(target, d(x, 0.6).x0)))(x)
+        uphill = jax.vmap(jax.grad(lambda x0, y: -far(x0, y)))
+        x0 = d(x, 0.6).x0
+        first = 0.4 * uphill(x0, target)
+        second = first + 0.4 * uphill(x0 + first, target)
+        return found, 0.8 / 0.4 * rho[:, None] * through + 0.8 * second
+
+    assert jnp.max(jnp.abs(jnp.subtract(*moves(x)))) < 1e-10
