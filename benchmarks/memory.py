@@ -59,8 +59,10 @@ def main():
                 key, guide(denoiser(net, params)), samplers.ddim(1.0), start=x, times=times
             )
 
-        found = temporary(forward, params, x), *(temporary(f, params, x, y) for f in (guided, walk))
-        print(f"| {name}{', remat' * remat} |", " | ".join(f"{n:.0f}" for n in found), "|", flush=True)
+        found = [temporary(forward, params, x)]
+        found += [temporary(f, params, x, y) for f in (guided, walk)]
+        numbers = " | ".join(f"{n:.0f}" for n in found)
+        print(f"| {name}{', remat' * remat} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ def model():
     return dn.model(net, jnp.array(0.5), flow, process.wiring(process.velocity))
 
 
+def larger(branches, at):
+    return Estimate(jnp.maximum(*branches))
+
+
 PROCESSES = {
     "edm": process.edm,
     "from_betas": lambda: process.from_betas(process.linear_betas()),
@@ -80,15 +84,28 @@ BELOW_THE_TOP = {"align_your_steps", "leading", "quadratic"}  # these do not beg
 DENOISERS = {
     "bind": lambda: dn.bind(model(), None),
     "blend": lambda: dn.blend((dn.bind(model(), None), tree_denoiser(FLOW)), (0.5, 0.5)),
+    "apg": lambda: guidance.apg(model(), 1, 0, 2.0, eta=0.5, norm=2.0),
+    "autoguided": lambda: guidance.autoguided(dn.bind(model(), None), tree_denoiser(FLOW), 2.0),
     "cfg": lambda: dn.cfg(model(), 1, 0, 2.0),
+    "combined": lambda: dn.combined(model(), (1, 0), larger),
+    "compose": lambda: guidance.compose(model(), (1, 2), 0, (2.0, -1.0)),
     "mix": lambda: dn.mix(model(), (0, 1, 2), (0.5, 0.25, 0.25)),
     "rebase": lambda: dn.rebase(tree_denoiser(process.edm()), FLOW),
+    "rescaled_cfg": lambda: guidance.rescaled_cfg(model(), 1, 0, 2.0, rescale=0.5),
 }
 FLOW = process.rectified_flow()
 
 
 def cost(x0):
     return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(x0)]))
+
+
+def noisy_cost(x, t):
+    return t * cost(x)
+
+
+def logits(x, t):
+    return jnp.stack([cost(x), 0.5 * t])
 
 
 def costs(x0):
@@ -145,6 +162,8 @@ SAMPLERS = {
     "reverse_diffusion": samplers.reverse_diffusion(),
     "sa_solver": samplers.sa_solver(),
     "unipc": samplers.unipc(),
+    "ancestral_classifier": guidance.ancestral_classifier(logits, 1, 0.1)(samplers.ddpm()),
+    "tfg": guidance.tfg(cost, rho=0.1, mu=0.1, iterations=2, gamma=0.5, samples=2)(samplers.ddim()),
     "after": samplers.after(fix)(samplers.ddpm()),
     "through": samplers.through(costs, 0.1)(samplers.dpmpp_2m()),
     "remix": inverse.remix(0.3),
@@ -182,9 +201,12 @@ def to_zero(est, at):
 GUIDES = {
     "add": lambda y: guidance.pulled(guidance.add(to_zero, guidance.energy(cost))),
     "chain": lambda y: guidance.chain(guidance.clip(), guidance.pulled(to_zero)),
+    "classifier": lambda y: guidance.classifier(logits, 1, 0.1),
     "clip": lambda y: guidance.clip(),
+    "dynamic_threshold": lambda y: guidance.dynamic_threshold(0.9),
     "edited": lambda y: guidance.edited(to_zero),
     "energy": lambda y: guidance.pulled(guidance.energy(cost, 0.1)),
+    "noisy": lambda y: guidance.noisy(noisy_cost, 0.1),
     "pulled": lambda y: guidance.pulled(to_zero),
     "towards": lambda y: guidance.towards(cost, 0.1),
     "blind_dps": lambda y: inverse.blind_dps(POOL, y, var=0.5),
@@ -265,9 +287,16 @@ OF_NO_KIND = {
         random_mask residual stroke_mask stsl walsh_hadamard
     """,
     "noises": "Noise",
+    "guidance": """
+        Guide by_step cfg_plus colour controlled falling gram identity_attention interval
+        latent_edges middle noisy_similarity pag palette rising sag segmentation similarity sketch
+        smoothed stacked_taps style tapped tfg_dps tfg_freedom tfg_lgd tfg_mpgd tfg_ugd tweedie_gain
+        unit_spread
+    """,
+    "inverse": "Nonlinear Operator Svd cg misfit",
     "denoise": """
-        Denoiser Model Number all_memories check_range halves joined learned_variance model noise
-        numeric predict score value_at velocity
+        Denoiser Model Number Rule all_memories check_range halves joined learned_variance model
+        noise numeric parted predict score value_at velocity
     """,
     "exact": """
         Mixture Points condition covariance denoiser draw gaussian log_density mean mixture points
@@ -279,6 +308,8 @@ KINDS = {
     "guidance": [GUIDES],
     "inverse": [GUIDES, OPERATORS, MEASUREMENTS, SAMPLERS, IMAGE_SAMPLERS],
     "noises": [NOISES],
+    "guidance": [DENOISERS, GUIDES, SAMPLERS],
+    "inverse": [GUIDES, OPERATORS, IMAGE_SAMPLERS],
     "denoise": [DENOISERS],
     "exact": [],
 }

@@ -9,21 +9,24 @@ the prediction (score, noise, velocity) is read off the posterior mean by Tweedi
 Efron 2011, doi:10.1198/jasa.2011.tm11181.
 """
 
+from jaxdiff.denoise.branches import Rule, combined, joined, parted
 from jaxdiff.denoise.door import Denoiser, Model, bind, check_range, model, predict
 from jaxdiff.denoise.frames import noise, rebase, score, velocity
 from jaxdiff.denoise.learned import halves, learned_variance
-from jaxdiff.denoise.mixing import all_memories, blend, cfg, joined, mix
+from jaxdiff.denoise.mixing import all_memories, blend, cfg, mix
 from jaxdiff.denoise.weights import Number, numeric, value_at
 
 __all__ = [
     "Denoiser",
     "Model",
     "Number",
+    "Rule",
     "all_memories",
     "bind",
     "blend",
     "cfg",
     "check_range",
+    "combined",
     "halves",
     "joined",
     "learned_variance",
@@ -31,6 +34,7 @@ __all__ = [
     "model",
     "noise",
     "numeric",
+    "parted",
     "predict",
     "rebase",
     "score",

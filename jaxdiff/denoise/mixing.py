@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.denoise.door import Denoiser, Model, condition_at
+from jaxdiff.denoise.branches import _no_vjp, combined, joined
+from jaxdiff.denoise.door import Denoiser, Model
 from jaxdiff.denoise.weights import Number, numeric, value_at
 from jaxdiff.process import scales
-from jaxdiff.trees import combine, size
-from jaxdiff.types import At, Estimate, Now, PyTree
+from jaxdiff.trees import combine
+from jaxdiff.types import At, Estimate, PyTree
 
 
 def mix(model: Model, conds: Sequence[PyTree], weights: Sequence[Number]) -> Denoiser:
@@ -31,59 +30,12 @@ def mix(model: Model, conds: Sequence[PyTree], weights: Sequence[Number]) -> Den
     """
     if len(conds) != len(weights) or not conds:
         raise ValueError(f"{len(conds)} conditions and {len(weights)} weights: give one each")
-    shapes = {jax.tree.structure(c) for c in conds if not callable(c)}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the conditions have different structures, {sorted(map(str, shapes))}: every branch "
-            "needs the same keys; use the null label or empty tokens where one has none"
-        )
-    fn = Partial(_mixed, model.fn, tuple(conds), tuple(map(numeric, weights)), model.process)
-    return Denoiser(model.process, fn, span=model.span)
+    return combined(model, conds, Partial(_weighted, tuple(map(numeric, weights))))
 
 
-def _mixed(fn: Any, conds: Any, weights: Any, process: Any, x: Any, t: Any, now: Any) -> Estimate:
-    b, r = size(x), len(conds)
-    rows = _interleave([x] * r, b)
-    times = t if jnp.ndim(t) == 0 else jnp.repeat(jnp.asarray(t), r, axis=0)
-    branches = _interleave([condition_at(c, now) for c in conds], b)
-    est = fn(rows, times, branches, _widen(now, r))
-    at = At(x, t, *scales(process, t), _no_vjp, now)
-    terms = [
-        (value_at(w, at), jax.tree.map(lambda leaf, k=k: _split(leaf, b, r)[:, k], est.x0))
-        for k, w in enumerate(weights)
-    ]
-    aux = jax.tree.map(lambda leaf: _split(leaf, b, r), est.aux)
-    return Estimate(combine(*terms), None, aux)
-
-
-def _no_vjp(cotangent: PyTree) -> PyTree:
-    raise TypeError("at.vjp is not to be had in a weight: weights act before the guides")
-
-
-def _split(leaf: Array, b: int, r: int) -> Array:
-    return leaf.reshape(b, r, *leaf.shape[1:])
-
-
-def _interleave(trees: list[PyTree], b: int) -> PyTree:
-    """Stack r trees along a new axis 1 and flatten: row = sample * r + branch."""
-
-    def stack(*leaves: Any) -> Array:
-        full = [jnp.asarray(leaf) for leaf in leaves]
-        full = [jnp.broadcast_to(a, (b, *a.shape[1:])) for a in full]
-        shape = jnp.broadcast_shapes(*(a.shape for a in full))
-        stacked = jnp.stack([jnp.broadcast_to(a, shape) for a in full], axis=1)
-        return stacked.reshape(b * len(full), *stacked.shape[2:])
-
-    return jax.tree.map(stack, *trees)
-
-
-def _widen(now: Any, r: int) -> Any:
-    """The same step for r times as many rows: keys and memory are repeated."""
-    if not isinstance(now, Now):
-        return now
-    repeat = lambda tree: jax.tree.map(lambda leaf: jnp.repeat(leaf, r, axis=0), tree)  # noqa: E731
-    t, s = (t if jnp.ndim(t) == 0 else repeat(t) for t in (now.t, now.s))
-    return now._replace(t=t, s=s, key=repeat(now.key), memory=repeat(now.memory))
+def _weighted(weights: Any, branches: tuple[PyTree, ...], at: At) -> Estimate:
+    terms = [(value_at(w, at), x0) for w, x0 in zip(weights, branches, strict=True)]
+    return Estimate(combine(*terms))
 
 
 def _one_minus(weight: Any, at: At) -> Array:
@@ -101,7 +53,7 @@ def cfg(model: Model, cond: PyTree, null: PyTree, scale: Number) -> Denoiser:
 
     Ho & Salimans 2022, arXiv:2207.12598, eq. (6), with w here = 1 + w there.
 
-    >>> import jaxdiff as jd
+    >>> import jax.numpy as jnp, jaxdiff as jd
     >>> from jaxdiff import process as pr
     >>> net = lambda params, x, time, cond: x * 0 + cond[:, None]
     >>> m = jd.model(net, {}, pr.edm(), pr.wiring(pr.x0))
@@ -117,16 +69,6 @@ def _blended(fns: Any, weights: Any, process: Any, x: Any, t: Any, now: Any) -> 
     at = At(x, t, *scales(process, t), _no_vjp, now)
     x0 = combine(*[(value_at(w, at), e.x0) for w, e in zip(weights, ests, strict=True)])
     return Estimate(x0, None, joined([e.aux for e in ests]))
-
-
-def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One dict of several; a name that occurs twice is an error."""
-    out: dict[str, Any] = {}
-    for part in parts:
-        if clash := sorted(out.keys() & part.keys()):
-            raise ValueError(f"two guides keep {clash} under one name: give one of them another")
-        out |= part
-    return out
 
 
 def _memories(parts: Any, x: PyTree) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Guidance by a loss of x_0, and plain edits of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,21 +10,47 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance.kernel import Guide, _as_partial, edited, pulled
-from jaxdiff.trees import combine
+from jaxdiff.trees import combine, size
 from jaxdiff.types import At, Estimate, Pull, PyTree
 
+Loss = Callable[..., Array]
+"""loss(x_0, ...) -> scalar, of ONE example."""
 
-def _downhill(loss: Any, scale: Any, est: Estimate, at: At) -> PyTree:
-    slope = jax.vmap(jax.grad(loss))(est.x0)
+
+def spread(each: Sequence[PyTree], b: int) -> tuple[PyTree, ...]:
+    """Data of the examples, [b, ...] or [1, ...] to serve all, as [b, ...].
+
+    Raises:
+      ValueError: if a leaf has another leading axis.
+    """
+
+    def wide(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.shape[:1] not in ((1,), (b,)):
+            raise ValueError(
+                f"each: a leaf of shape {leaf.shape} for {b} samples; give it a leading axis of "
+                f"{b}, one entry per sample, or of 1 to serve them all"
+            )
+        return jnp.broadcast_to(leaf, (b, *leaf.shape[1:]))
+
+    return tuple(jax.tree.map(wide, part) for part in each)
+
+
+def _downhill(loss: Any, scale: Any, each: Any, est: Estimate, at: At) -> PyTree:
+    slope = jax.vmap(jax.grad(loss))(est.x0, *spread(each, size(est.x0)))
     return combine((-value_at(scale, at), slope))
 
 
-def energy(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Pull:
+def energy(loss: Loss, scale: Number = 1.0, *, each: Sequence[PyTree] = ()) -> Pull:
     """The pull -scale grad loss(x_0): samples are drawn to p(x) exp(-scale loss(x)), nearly.
 
     Args:
-      loss: of ONE example x_0 -> scalar; vmapped here.
+      loss: of ONE example, (x_0, *each) -> scalar; vmapped here.
       scale: a number, [b], or At -> scalar.
+      each: what else the loss takes, trees of leaves [b, ...], or [1, ...] to serve every sample.
+
+    Raises:
+      ValueError: when called, if a leaf of `each` has another leading axis.
 
     Yu et al. 2023, FreeDoM, arXiv:2303.09833, eq. (8).
 
@@ -34,12 +60,12 @@ def energy(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Pull:
     >>> float(guided(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 - sigma^2 * 1/2 * x_0
     0.25
     """
-    return Partial(_downhill, _as_partial(loss), numeric(scale))
+    return Partial(_downhill, _as_partial(loss), numeric(scale), tuple(each))
 
 
-def towards(loss: Callable[[PyTree], Array], scale: Number = 1.0) -> Guide:
-    """Guide by an energy: pulled(energy(loss, scale))."""
-    return pulled(energy(loss, scale))
+def towards(loss: Loss, scale: Number = 1.0, *, each: Sequence[PyTree] = ()) -> Guide:
+    """Guide by an energy: pulled(energy(loss, scale, each=each))."""
+    return pulled(energy(loss, scale, each=each))
 
 
 def _clipped(low: Any, high: Any, est: Estimate, at: At) -> PyTree:
