@@ -259,17 +259,12 @@ NOISES = {
 }
 OF_NO_KIND = {
     "process": """
-        AYS AYS_TIMES Kernel Posterior Prediction Process Wiring by_log_ratio by_ratio
-        check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring encode
-        flux_mu independent integer_law is_table laplace_betas linear_betas log_normal log_snr
-        logit_normal low_discrepancy own_time perturb posterior scaled_linear_betas scales sections
-        shift shifted sigmoid_betas strided_betas thousand time_of transition uniform_law unit
-        wiring zero_snr
-        AYS Kernel Posterior Prediction Process Wiring check_decodable check_grid cosine_betas
-        decode diffusion2 drift edm_clock edm_wiring encode flux_mu independent integer_law
-        laplace_betas linear_betas log_normal log_snr logit_normal low_discrepancy own_time perturb
-        posterior Root root root_place scaled_linear_betas scales shift shifted sigmoid_betas
-        thousand time_of transition uniform_law unit wiring zero_snr
+        AYS AYS_TIMES Kernel Posterior Prediction Process Root Wiring by_log_ratio by_ratio
+        check_decodable check_grid cosine_betas decode diffusion2 drift edm_clock edm_wiring
+        encode flux_mu independent integer_law is_table laplace_betas linear_betas log_normal
+        log_snr logit_normal low_discrepancy own_time perturb posterior root root_place
+        scaled_linear_betas scales sections shift shifted sigmoid_betas strided_betas thousand
+        time_of transition uniform_law unit wiring zero_snr
     """,
     "samplers": """
         Statistics analytic_variance bits_per_dim ddib dequantise dpm_adaptive encode
@@ -278,13 +273,12 @@ OF_NO_KIND = {
         ncsn_size noise_power npr_variance renewal renoise restart run sample
         sn_variance stay tape travel
     """,
-    "guidance": "Guide tweedie_gain cfg interval mix",
     "inverse": """
-        adir conjugate daps difference effective_size gibbs_ddrm greatest hmc ladibi langevin
-        log_likelihood metropolis nearest pnp_dm red_diff systematic total
-        LUMA Measurement Noise Nonlinear Operator Svd anisotropic_kernel box_mask cg check_solve
-        column_mask ddrm_start gaussian_kernel latent misfit motion_kernel noises paired
-        random_mask residual stroke_mask stsl walsh_hadamard
+        LUMA Measurement Noise Nonlinear Operator Svd adir anisotropic_kernel box_mask cg
+        check_solve column_mask conjugate daps ddrm_start difference effective_size
+        gaussian_kernel gibbs_ddrm greatest hmc ladibi langevin latent log_likelihood metropolis
+        misfit motion_kernel nearest noises paired pnp_dm random_mask red_diff residual
+        stroke_mask stsl systematic total walsh_hadamard
     """,
     "noises": "Noise",
     "guidance": """
@@ -293,7 +287,6 @@ OF_NO_KIND = {
         smoothed stacked_taps style tapped tfg_dps tfg_freedom tfg_lgd tfg_mpgd tfg_ugd tweedie_gain
         unit_spread
     """,
-    "inverse": "Nonlinear Operator Svd cg misfit",
     "denoise": """
         Denoiser Model Number Rule all_memories check_range halves joined learned_variance model
         noise numeric parted predict score value_at velocity
@@ -305,11 +298,9 @@ OF_NO_KIND = {
 KINDS = {
     "process": [PROCESSES, PREDICTIONS, GRIDS],
     "samplers": [SAMPLERS],
-    "guidance": [GUIDES],
     "inverse": [GUIDES, OPERATORS, MEASUREMENTS, SAMPLERS, IMAGE_SAMPLERS],
     "noises": [NOISES],
     "guidance": [DENOISERS, GUIDES, SAMPLERS],
-    "inverse": [GUIDES, OPERATORS, IMAGE_SAMPLERS],
     "denoise": [DENOISERS],
     "exact": [],
 }

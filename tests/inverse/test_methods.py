@@ -245,6 +245,7 @@ def test_a_known_projection_needs_no_rate():
     guided = inverse.hard_consistency(coarse, y, steps=1)(tree_denoiser(FLOW))
     x = vector(0, 2, *SHAPE)
     found, plain = guided(x, 0.5).x0, tree_denoiser(FLOW)(x, 0.5).x0
+    assert coarse.project is not None
     assert jnp.allclose(found, jax.vmap(coarse.project)(plain, y))
     # the cells of 4 levels are 2/3 wide, those at the ends open
     assert jnp.max(jnp.where(jnp.abs(y) < 0.9, jnp.abs(found - y), 0)) < 1 / 3 + 1e-5
