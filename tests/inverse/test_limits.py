@@ -278,3 +278,30 @@ def test_operators_of_other_shapes_serve():
     for found in (on_tree, fitted):
         assert gap(jax.vmap(tree.A)(found), y) < 1e-3
     assert gap(jax.vmap(low.A)(end), seen) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_marginal_of_the_truth_in_complex_coordinates():
+    """A blur's singular vectors are waves: noise for them is the transform of noise for pixels."""
+    b, s, shape, proc = 4000, 0.1, (4, 4, 1), process.vp_linear()
+    kernel = inverse.gaussian_kernel(0.8, 3)
+    operator, truth = inverse.blur(kernel, shape), jnp.tanh(vector(1, *shape))
+    t, u = process.time_of(proc, 0.0), process.time_of(proc, 3.0)
+    y = operator.A(truth)[None] + s * vector(5, b, *shape)
+
+    @jax.jit
+    def moments(eps):
+        denoise = Denoiser(proc, Partial(_known, truth))
+        x = process.perturb(proc, t, jnp.broadcast_to(truth, eps.shape), eps)
+        alpha, sigma = process.scales(proc, u)
+        found = {}
+        for name, make in (("ddrm", inverse.ddrm), ("ddnm_plus", inverse.ddnm_plus)):
+            rows = samplers.grid(jnp.stack([t, u]))
+            end = run(keys_of(b), denoise, make(operator, y, noise=s), rows, x)
+            off = (end - alpha * truth[None]) / sigma
+            found[name] = off.mean(0), off.std(0)
+        return found
+
+    for name, (mean, std) in moments(vector(4, b, *shape)).items():
+        assert jnp.all(jnp.abs(mean) < 0.07), name
+        assert jnp.all(jnp.abs(std - 1) < 0.05), name
