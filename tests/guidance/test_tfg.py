@@ -82,6 +82,12 @@ def walk(denoiser, sampler, x, rows=STEP):
     return samplers.run(keys_of(x.shape[0], 3), denoiser, sampler, rows, x)
 
 
+def one_step(denoiser, sampler, x):
+    """A step 0.6 -> 0.3 by itself: a loop would only cost compiling."""
+    state = sampler.init(x)
+    return sampler.step(now_at(0.6, 0.3, x.shape[0], 3), denoiser, state)[0].x
+
+
 def _costs(target, x0):
     return jax.vmap(far)(x0, target)
 
@@ -97,7 +103,7 @@ def mpgd_step(target, mu, now, d, state):
 
 @pytest.mark.usefixtures("x64")
 def test_each_recipe_is_the_method_by_itself():
-    """On a process with alpha = 1, where TFG's alpha_s/alpha_t is 1; each step walked twice."""
+    """On a process with alpha = 1, where TFG's alpha_s/alpha_t is 1."""
     x, each, rate = vector(0, 3, 2), (vector(1, 3, 2),), 0.05
     d, solver = exact.denoiser(gaussian(2), VE), samplers.euler()
 
@@ -122,10 +128,9 @@ def test_each_recipe_is_the_method_by_itself():
             "nothing": (guidance.tfg(far, mu=1.0, iterations=0, each=each), solver),
         }
         return {
-            name: [walk(d, sampler, x, samplers.travel(TS[1:], repeat=2))
-                   for sampler in (fix(solver), alone)]
+            name: [one_step(d, sampler, x) for sampler in (fix(solver), alone)]
             for name, (fix, alone) in methods.items()
-        }  # fmt: skip
+        }
 
     found = ends(x)
     plain = found.pop("nothing")
@@ -211,8 +216,9 @@ def sampled(keys, x, target):
     )
     tapped = denoise.Denoiser(FLOW, jax.tree_util.Partial(_with_taps, d.fn))
     smooth = pulled(smoothed(far, 3, 0.1, each=(target,)))(d)
-    out = [samplers.run(keys, tapped, fix(solver), STEP, x) for fix in fixes]
-    return [*out, samplers.run(keys, smooth, solver, STEP, x)]
+    now = now_at(0.6, 0.3, 3)._replace(key=keys)
+    made = [(tapped, fix(solver)) for fix in fixes] + [(smooth, solver)]
+    return [sampler.step(now, one, sampler.init(x))[0].x for one, sampler in made]
 
 
 def _with_taps(fn, x, t, now):
@@ -239,25 +245,26 @@ def test_a_batch_is_its_samples():
 def test_sketches_move_by_the_length_of_the_step():
     """Downhill: beta ||x_t - x_s|| along -grad, a finite difference of the loss of the edges."""
     x, target, beta, h = vector(0, 2, 3), vector(1, 2, 3), jnp.array([0.5, 0.1]), 1e-6
-    base = bind(waves())
-    d = denoise.Denoiser(FLOW, jax.tree_util.Partial(_with_taps, base.fn))
-    rows = samplers.grid(jnp.array([0.6, 0.4]))
-    plain = walk(d, samplers.euler(), x, rows)
-    move = walk(d, guidance.sketch(_edges, target, beta)(samplers.euler()), x, rows) - plain
+    d = denoise.Denoiser(FLOW, jax.tree_util.Partial(_with_taps, bind(waves()).fn))
+    fix = guidance.sketch(_edges, target, beta)
 
     @jax.jit
     def loss(x):
         taps = d(x, 0.6).aux["taps"]
         return jnp.sum((0.6 * taps["a"] + taps["b"] - target) ** 2, axis=1)
 
-    slope = jnp.stack([loss(x + h * e) - loss(x - h * e) for e in jnp.eye(3)[:, None]], 1) / (2 * h)
-    unit = slope / jnp.linalg.norm(slope, axis=1, keepdims=True)
-    length = beta * jnp.linalg.norm(x - plain, axis=1)
-    np.testing.assert_allclose(move, -length[:, None] * unit, atol=1e-7)
-    step = functools.partial(walk, d, guidance.sketch(_edges, target, beta)(samplers.euler()))
-    assert calls(step, x)[1] > 0
-    at_rest = guidance.sketch(lambda taps, t: 0 * taps["a"], jnp.zeros((1, 3)), 1.0)
-    assert jnp.allclose(walk(d, at_rest(samplers.euler()), x, rows), plain)
+    @jax.jit
+    def ends(x):
+        at_rest = guidance.sketch(lambda taps, t: 0 * taps["a"], jnp.zeros((1, 3)), 1.0)
+        return [one_step(d, sampler, x) for sampler in (EULER, fix(EULER), at_rest(EULER))]
+
+    plain, moved, rested = map(np.asarray, ends(x))
+    slope = np.stack([(loss(x + h * e) - loss(x - h * e)) / (2 * h) for e in np.eye(3)[:, None]], 1)
+    unit = slope / np.linalg.norm(slope, axis=1, keepdims=True)
+    length = np.asarray(beta) * np.linalg.norm(np.asarray(x) - plain, axis=1)
+    np.testing.assert_allclose(moved - plain, -length[:, None] * unit, atol=1e-7)
+    np.testing.assert_array_equal(rested, plain)
+    assert calls(lambda x: one_step(d, fix(EULER), x), x)[1] > 0
 
 
 @pytest.mark.parametrize("make", [(process.edm, 80.0), (process.vp_linear, 1.0)])
