@@ -26,6 +26,9 @@ NETWORKS = {
     "DiT, 12 blocks of 256, 1024 tokens": lambda remat: nets.dit(
         size=256, patch=8, channels=3, width=256, depth=12, heads=4, remat=remat
     ),
+    "the same, blocks in one loop": lambda remat: nets.dit(
+        size=256, patch=8, channels=3, width=256, depth=12, heads=4, remat=remat, scan=True
+    ),
 }
 
 

@@ -31,7 +31,7 @@ def default() -> ConfigDict:
         data=dict(kind="fashion_mnist", name="", path="", split="train", test="test", size=0,
                   channels=0, flip=False, resident=True, on_error="raise", points=4096),
         net=dict(kind="unet", widths=(16, 48, 96), depth=1, middle=2, heads=4, attention=(2,),
-                 embed_dim=128, width=128, patch=4, remat=False, dtype="float32"),
+                 embed_dim=128, width=128, patch=4, remat=False, scan=False, dtype="float32"),
         process=dict(kind="edm", sigma_min=0.002, sigma_max=80.0, beta_min=0.1, beta_max=20.0,
                      t_min=1e-3, levels=1000),
         wiring=dict(prediction="F", scale_in="edm", clock="edm", sigma_data=0.5, center=0.0),

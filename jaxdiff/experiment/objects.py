@@ -24,7 +24,7 @@ _NETS = {
         nets.unet,
         ("widths", "depth", "middle", "heads", "attention", "embed_dim", "remat"),
     ),
-    "dit": (nets.dit, ("patch", "width", "depth", "heads", "remat")),
+    "dit": (nets.dit, ("patch", "width", "depth", "heads", "remat", "scan")),
     "mlp": (nets.mlp, ("width", "depth")),
 }
 _PROCESSES = {

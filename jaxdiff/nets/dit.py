@@ -42,6 +42,7 @@ def dit(
     classes: int = 0,
     context_dim: int = 0,
     remat: bool = False,
+    scan: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Net:
     """A diffusion transformer as two pure functions; the arguments are those of `DiT`.
@@ -68,6 +69,7 @@ def dit(
             classes=classes,
             context_dim=context_dim,
             remat=remat,
+            scan=scan,
             dtype=dtype,
             rngs=rngs,
         )
@@ -89,6 +91,8 @@ class DiT(nnx.Module):
       classes: number of classes; label `classes` is the null label. 0: unconditional.
       context_dim: width of tokens to look at by cross-attention; 0: none.
       remat: recompute each block in the backward pass instead of keeping what is inside.
+      scan: walk the blocks in one loop: compiled once however many there are, and with `remat` the
+        backward pass holds one block at a time. With a control the blocks are walked one by one.
       dtype: of the arithmetic; parameters and output are float32.
       rngs: for the initial parameters. The network itself is deterministic.
 
@@ -114,6 +118,7 @@ class DiT(nnx.Module):
         classes: int = 0,
         context_dim: int = 0,
         remat: bool = False,
+        scan: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -124,7 +129,7 @@ class DiT(nnx.Module):
             raise ValueError(f"width is {width}: 2-D positions need a multiple of 4")
         self.patch, self.channels, self.width = patch, channels, width
         self.classes, self.context_dim = classes, context_dim
-        self.remat, self.dtype = remat, dtype
+        self.remat, self.scan, self.dtype = remat, scan, dtype
         self.embedding = Embedding(width, classes=classes, rngs=rngs)
         self.entry = linear(patch**2 * channels, width, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
@@ -148,9 +153,7 @@ class DiT(nnx.Module):
         embedding = self.embedding(times(time, x.shape[0]), given.label)
         embedding = ports.hook(given.control, place, "temb", embedding)
         h = self._tokens(x, rows, columns)
-        for i, block in enumerate(self.blocks):
-            place = Site(f"blocks/{i}", "", "blocks", 0, i, "block", (rows, columns), 0)
-            h = self._run(block, place, given.control)(h, embedding, given.tokens, given.mask)
+        h = self._walk(h, embedding, given, (rows, columns))
         shift, scale = _parts(self.modulation, embedding, 2)
         h = self.exit(_modulate(h, shift, scale)).reshape(x.shape[0], rows, columns, -1)
         return depth_to_space(h, self.patch).astype(jnp.float32)
@@ -159,6 +162,25 @@ class DiT(nnx.Module):
         h = self.entry(space_to_depth(x.astype(self.dtype), self.patch))
         where = positions(rows, columns, self.width).astype(self.dtype)
         return h.reshape(x.shape[0], rows * columns, self.width) + where[None]
+
+    def _walk(self, h: Array, embedding: Array, given: Given, hw: tuple[int, int]) -> Array:
+        if self.scan and given.control is None:
+            return self._scan(h, embedding, given, hw)
+        for i, block in enumerate(self.blocks):
+            place = Site(f"blocks/{i}", "", "blocks", 0, i, "block", hw, 0)
+            h = self._run(block, place, given.control)(h, embedding, given.tokens, given.mask)
+        return h
+
+    def _scan(self, h: Array, embedding: Array, given: Given, hw: tuple[int, int]) -> Array:
+        place = Site("blocks", "", "blocks", 0, 0, "block", hw, 0)
+        split = [nnx.split(block) for block in self.blocks]
+        graph, stacked = split[0][0], jax.tree.map(lambda *p: jnp.stack(p), *(s for _, s in split))
+
+        def body(h: Array, state: PyTree) -> tuple[Array, None]:
+            run = self._run(nnx.merge(graph, state), place, None)
+            return run(h, embedding, given.tokens, given.mask), None
+
+        return jax.lax.scan(body, h, stacked)[0]
 
     def _run(self, block: "Block", place: Site, control: Control | None) -> Callable[..., Array]:
         def run(h: Array, embedding: Array, tokens: Array | None, mask: Array | None) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdiff.nets import control as ports
 
@@ -117,15 +118,17 @@ def _scale_branches(factor, site):
     return (lambda value: factor * value) if site.port == "resnet" else None
 
 
-def test_remat_changes_neither_values_nor_gradients_nor_controls(make, moved, jit):
+@pytest.mark.parametrize("kind, options", [("dit", {}), ("dit", {"scan": True}), ("unet", {})])
+def test_remat_changes_neither_values_nor_gradients_nor_controls(make, moved, jit, kind, options):
     def loss(net, params, x):
         def control(site):
             return (lambda p: 2 * p) if site.port == "probs" else None
 
-        return jnp.sum(net.apply(params, x, jnp.zeros(1), {"control": control}) ** 2)
+        cond = None if options else {"control": control}  # a control unrolls the loop
+        return jnp.sum(net.apply(params, x, jnp.zeros(1), cond) ** 2)
 
-    plain = dict(classes=0, context_dim=0, depth=1)
-    kept, again = make("dit", **plain), make("dit", remat=True, **plain)
+    plain = dict(classes=0, context_dim=0, depth=2)
+    kept, again = make(kind, **plain), make(kind, remat=True, **options, **plain)
     params, x = moved(kept), jnp.ones((1, 8, 8, 2))
     left = jit(jax.value_and_grad(lambda p: loss(kept, p, x)))(params)
     right = jit(jax.value_and_grad(lambda p: loss(again, p, x)))(params)
