@@ -18,6 +18,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -55,5 +56,6 @@ def ddnm(operator: Measurement, y: PyTree, *, noise: Number = 0.0, v0: Number = 
     check_linear(operator, "ddnm", "hard_consistency")
     check_noise(noise)
     if isinstance(noise, int | float) and noise == 0:
-        return edited(Partial(_range_null, operator, y))
-    return edited(Partial(_absorbed, operator, y, numeric(noise), numeric(v0)))
+        return in_range(edited(Partial(_range_null, operator, y)), operator, y)
+    edit = Partial(_absorbed, operator, y, numeric(noise), numeric(v0))
+    return in_range(edited(edit), operator, y, noise)

@@ -20,6 +20,7 @@ from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.descent import downhill
 from jaxdiff.inverse.doors import check_linear, check_positive, check_steps
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -65,4 +66,5 @@ def dds(operator: Measurement, y: PyTree, *, gamma: Number, steps: int = 5) -> G
     check_linear(operator, "dds", "hard_consistency with a rate")
     check_positive("gamma", gamma)
     check_steps(steps)
-    return edited(Partial(_Dds(steps), operator, y, numeric(gamma)))
+    edit = Partial(_Dds(steps), operator, y, numeric(gamma))
+    return in_range(edited(edit), operator, y)

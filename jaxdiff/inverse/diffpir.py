@@ -21,6 +21,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise, check_positive, check_share
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.process import scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fold, normal
@@ -54,7 +55,8 @@ def diffpir(operator: Measurement, y: PyTree, *, noise: Number, lam: Number = 1.
     check_linear(operator, "diffpir", "hard_consistency")
     check_noise(noise)
     check_positive("lam", lam)
-    return edited(Partial(_diffpir, operator, y, numeric(noise), numeric(lam)))
+    edit = Partial(_diffpir, operator, y, numeric(noise), numeric(lam))
+    return in_range(edited(edit), operator, y, noise)
 
 
 def _plain(x: PyTree) -> State:

@@ -27,6 +27,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.doors import check_linear, check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -69,7 +70,8 @@ def dmps(operator: Measurement, y: PyTree, *, noise: Number, v0: Number = jnp.in
     check_linear(operator, "dmps", "dps")
     check_noise(noise)
     check_positive("v0", v0)
-    return edited(Partial(_dmps, operator, y, numeric(noise), numeric(v0)))
+    edit = Partial(_dmps, operator, y, numeric(noise), numeric(v0))
+    return in_range(edited(edit), operator, y, noise)
 
 
 def _gamma(at: At) -> Array:
@@ -108,4 +110,5 @@ def score_ald(
     """
     check_linear(operator, "score_ald", "dps")
     check_noise(noise)
-    return edited(Partial(_score_ald, operator, y, numeric(noise), numeric(gamma)))
+    edit = Partial(_score_ald, operator, y, numeric(noise), numeric(gamma))
+    return in_range(edited(edit), operator, y, noise)

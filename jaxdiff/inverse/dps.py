@@ -32,6 +32,7 @@ from jaxdiff.inverse.doors import check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.noises import Noise
 from jaxdiff.inverse.operators import Measurement, check_measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.samplers import through
 from jaxdiff.trees import combine, dots
 from jaxdiff.types import At, Estimate, PyTree, Sampler, number
@@ -110,10 +111,12 @@ def dps(
     check_noise(noise)
     if var is not None:
         check_positive("var", var)
-        return pulled(Partial(_rate, operator, y, numeric(var)))
-    if r2 is not None:
-        return pulled(Partial(_rate, operator, y, Partial(_sum_of, number(noise), numeric(r2))))
-    return pulled(Partial(_rate, operator, y, Partial(_inflated, number(noise), number(1.0))))
+        spread = numeric(var)
+    elif r2 is not None:
+        spread = Partial(_sum_of, number(noise), numeric(r2))
+    else:
+        spread = Partial(_inflated, number(noise), number(1.0))
+    return in_range(pulled(Partial(_rate, operator, y, spread)), operator, y, noise)
 
 
 def _sum_of(noise: Any, r2: Any, at: At) -> Array:

@@ -25,6 +25,7 @@ from jaxdiff.inverse.cg import cg
 from jaxdiff.inverse.doors import check_linear
 from jaxdiff.inverse.doors import check_noise as _check_noise
 from jaxdiff.inverse.operators import Measurement, check_measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -69,7 +70,8 @@ def pigdm(operator: Measurement, y: PyTree, *, noise: Number, v0: Number = 1.0) 
     """
     check_linear(operator, "pigdm", "dps")
     _check_noise(noise)
-    return pulled(Partial(_pigdm, operator, y, numeric(noise), numeric(v0)))
+    pull = Partial(_pigdm, operator, y, numeric(noise), numeric(v0))
+    return in_range(pulled(pull), operator, y, noise)
 
 
 class _Mmps:
@@ -117,4 +119,5 @@ def mmps(operator: Measurement, y: PyTree, *, noise: Number, steps: int = 2) -> 
     _check_noise(noise)
     if steps < 1:
         raise ValueError(f"steps={steps}: conjugate gradient needs at least one step")
-    return pulled(Partial(_Mmps(steps), operator, y, numeric(noise)))
+    pull = Partial(_Mmps(steps), operator, y, numeric(noise))
+    return in_range(pulled(pull), operator, y, noise)

@@ -23,6 +23,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.descent import downhill
 from jaxdiff.inverse.doors import check_positive
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, Now, PyTree, Sampler, number
@@ -57,7 +58,8 @@ def mpgd(
     check_positive("rate", rate)
     if autoencode is not None and not isinstance(autoencode, Partial):
         autoencode = Partial(autoencode)
-    return edited(Partial(_mpgd, operator, y, numeric(rate), autoencode))
+    guide = edited(Partial(_mpgd, operator, y, numeric(rate), autoencode))
+    return in_range(guide, operator, y)
 
 
 def _chef(

@@ -25,6 +25,7 @@ from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine, fit
 from jaxdiff.types import At, Estimate, PyTree
 
@@ -75,4 +76,5 @@ def tmpd(operator: Measurement, y: PyTree, *, noise: Number) -> Guide:
     """
     check_linear(operator, "tmpd", "dps")
     check_noise(noise)
-    return pulled(Partial(_tmpd, operator, y, numeric(noise)))
+    pull = Partial(_tmpd, operator, y, numeric(noise))
+    return in_range(pulled(pull), operator, y, noise)

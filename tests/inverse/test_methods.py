@@ -1,5 +1,6 @@
 """Every method as a method: its calls of the network, batches, and what it refuses at the door."""
 
+import dataclasses
 import functools
 
 import jax
@@ -351,3 +352,37 @@ def test_pictures_in_other_units_are_refused():
     fine = inverse.repaint(MASK, hidden, SHAPE)(samplers.ddim())
     end = jax.jit(lambda x: run(keys_of(2), net(), fine, rows, x))(x)
     assert jnp.isfinite(end).all()
+
+
+IN_RANGE = {
+    "dps": lambda op, y: inverse.dps(op, y, noise=0.05),
+    "pigdm": lambda op, y: inverse.pigdm(op, y, noise=0.05),
+    "mmps": lambda op, y: inverse.mmps(op, y, noise=0.05),
+    "tmpd": lambda op, y: inverse.tmpd(op, y, noise=0.05),
+    "ddnm": lambda op, y: inverse.ddnm(op, y),
+    "ddnm with noise": lambda op, y: inverse.ddnm(op, y, noise=0.05),
+    "dmps": lambda op, y: inverse.dmps(op, y, noise=0.05),
+    "score_ald": lambda op, y: inverse.score_ald(op, y, noise=0.05),
+    "diffpir": lambda op, y: inverse.diffpir(op, y, noise=0.05),
+    "dds": lambda op, y: inverse.dds(op, y, gamma=1.0),
+    "mpgd": lambda op, y: inverse.mpgd(op, y, rate=1.0),
+}
+
+
+@pytest.mark.parametrize("name", IN_RANGE)
+def test_a_measurement_in_other_units_is_refused(name):
+    """Pixels from 0 to 255 for a denoiser of [-1, 1]; NaN where nothing was measured."""
+    operator = inverse.average_pool(2, SHAPE)
+    denoise = dataclasses.replace(tree_denoiser(FLOW), span=(jnp.array(-1.0), jnp.array(1.0)))
+    y = 0.3 * vector(1, 2, 2, 2, SHAPE[-1])
+    IN_RANGE[name](operator, y)(denoise)
+    IN_RANGE[name](operator, 1e3 * y)(tree_denoiser(FLOW))  # no range, nothing to say
+    for bad, words in ((127.5 * (y + 1), "value range"), (y.at[0, 0, 0].set(jnp.nan), "NaN")):
+        with pytest.raises(ValueError, match=words):
+            IN_RANGE[name](operator, bad)(denoise)
+
+
+def test_loud_noise_is_not_a_unit():
+    operator = inverse.inpainting(jnp.ones((*SHAPE[:2], 1)), SHAPE)
+    denoise = dataclasses.replace(tree_denoiser(FLOW), span=(jnp.array(-1.0), jnp.array(1.0)))
+    inverse.pigdm(operator, 30 * vector(1, 2, *SHAPE), noise=20.0)(denoise)
