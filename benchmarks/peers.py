@@ -9,8 +9,6 @@ they end at the same image is checked.
 """
 
 import argparse
-import statistics
-import time
 
 import diffusers
 import jax
@@ -19,6 +17,7 @@ import k_diffusion
 import numpy as np
 import torch
 from torch_dit import TorchDiT
+from turns import turns
 
 from jaxdiff import denoise, nets, process, samplers, trees
 
@@ -86,18 +85,6 @@ def by_k_diffusion(model, x, ratios, clocks, sampler):
         return end.numpy()
 
     return go
-
-
-def turns(runners, repeats):
-    """Seconds of each, taking turns; the first turn, which compiles, does not count."""
-    spent = {name: [] for name in runners}
-    for turn in range(repeats + 1):
-        for name, go in runners.items():
-            start = time.perf_counter()
-            go()
-            if turn:
-                spent[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in spent.items()}
 
 
 def compare(label, batch, repeats):

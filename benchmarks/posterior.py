@@ -9,8 +9,6 @@ network once and pass back through it once (deepinv asks twice), DiffPIR and DDR
 """
 
 import argparse
-import statistics
-import time
 
 import deepinv
 import jax
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch_denoiser import Preconditioned
 from torch_dit import TorchDiT
+from turns import turns
 
 import jaxdiff as jd
 from jaxdiff import inverse, nets, process, samplers
@@ -88,18 +87,6 @@ def theirs(model, mask, y, steps):
     return {
         name: lambda method=method: method(y.clone(), physics) for name, method in methods.items()
     }
-
-
-def turns(runners, repeats):
-    """Median seconds of each, taking turns; the first, which compiles, does not count."""
-    spent = {name: [] for name in runners}
-    for turn in range(repeats + 1):
-        for name, go in runners.items():
-            start = time.perf_counter()
-            go()
-            if turn:
-                spent[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in spent.items()}
 
 
 def main():
