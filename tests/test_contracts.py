@@ -452,6 +452,7 @@ def assert_same_on_every_device(pmapped, alone):
         assert np.allclose(np.asarray(a), b[None], atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_every_step_runs_under_pmap():
     keys = jax.random.split(jax.random.key(0), DEVICES * B).reshape(DEVICES, B)
     found = jax.pmap(all_steps)(keys, shards(X))

@@ -308,6 +308,7 @@ def test_a_run_cut_at_a_checkpoint_ends_the_same_bit_for_bit(straight, config, t
 
 
 @pytest.mark.parametrize("resident", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on(config, tmp_path, monkeypatch, resident):
     """Both ways of feeding: by the number of the step, and by an iterator that resumes."""
     put(config, "data.resident", resident)

@@ -282,6 +282,7 @@ def grid_of(config: ConfigDict, noise: Process) -> Array:
       ValueError: for steps < 1, or numbers with which the times do not decrease.
     """
     c = config.sample
+    _positive(c.rho)
     name = c.times or ("root_flow" if c.sampler == "adams_moulton" else "karras")
     times = _made(_TIMES, name, "sample.times", c)(noise, c.steps)
     process.check_grid(times)

@@ -35,6 +35,7 @@ MOVES = {
 }
 
 
+@pytest.mark.slow
 def test_moves_keep_what_they_draw_from():
     """From exact draws, and they do move: a chain that stood still would also pass."""
     prior = exact.gaussian(CENTRE, VAR * jnp.eye(3))
@@ -134,6 +135,7 @@ def joint(y, x0, phi):
     return -0.5 * jnp.sum((y - phi * x0) ** 2) / 0.5**2
 
 
+@pytest.mark.slow
 def test_blind_gains():
     """x is known but for 1e-4, so the gain of y = phi x + noise has a Gaussian posterior."""
     centre = jnp.array([1.0, -0.5, 1.2, 0.8])
@@ -209,6 +211,7 @@ def by_gain(y, x0, phi):
 @pytest.mark.parametrize(
     "name", ["daps", *(pytest.param(n, marks=pytest.mark.slow) for n in LOOPS if n != "daps")]
 )
+@pytest.mark.slow
 def test_a_batch_is_its_samples(name):
     y = vector(1, 3, 2) * jnp.array([0.1, 1.0, 5.0])[:, None]
     x, keys = vector(0, 3, 3), keys_of(3)

@@ -170,6 +170,7 @@ def test_light_is_blurred():
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_jpeg_is_that_of_a_codec():
     """Against Pillow, which rounds to bytes; its pictures are clipped, ours are not."""
     steps = np.cumsum(image(13, 32, 32, 3), axis=0)

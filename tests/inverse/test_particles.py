@@ -150,6 +150,7 @@ def test_groups_know_nothing_of_one_another(name):
         assert jnp.max(jnp.abs(alone - whole[mine])) < 1e-5 * jnp.max(jnp.abs(whole))
 
 
+@pytest.mark.slow
 def test_the_measurement_without_noise_is_met():
     for make in (fps, mcgdiff):
         x = walk(functools.partial(make, noise=0.0), FLOW, process.karras(FLOW, 12), 2, 8)

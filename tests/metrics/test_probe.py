@@ -28,6 +28,7 @@ def accuracy(scores, labels):
     return float((np.argmax(scores, 1) == labels).mean())
 
 
+@pytest.mark.slow
 def test_logistic_finds_the_minimum(x64):
     """The gradient of the penalised likelihood, by autodiff of the formula, vanishes at the fit."""
     images = jax.random.uniform(jax.random.key(0), (60, 5), minval=-1.0)

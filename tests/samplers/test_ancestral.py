@@ -46,6 +46,7 @@ def close(samples, bound_over_floor=1.2):
 
 
 @pytest.mark.parametrize("name", ["vp_linear", pytest.param("edm", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_ancestral_samplers_reach_a_mixture(name):
     proc = PROCESSES[name]()
     x = proc.sigma(proc.t_max) * vector(0, B, 2)

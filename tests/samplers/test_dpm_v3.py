@@ -39,6 +39,7 @@ MIXED = ((0.5, 1.0), (-0.4, 0.1), (0.3, -0.2))
 
 @x64
 @pytest.mark.parametrize("name", ["edm", pytest.param("zero_table", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_constant_statistics_are_dpm_solver_and_its_plus(name):
     proc = PROCESSES[name]()
     denoise, ts = exact.denoiser(mixture(), proc), process.karras(proc, 6)

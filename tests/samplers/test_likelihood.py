@@ -39,6 +39,7 @@ NAMES = [n if n == "table" else pytest.param(n, marks=pytest.mark.slow) for n in
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_log_likelihood_in_single_precision(name):
     proc = PROCESSES[name]()
     gaps = jax.jit(lambda proc: (gap(gaussian(), proc), gap(mixture(), proc)))(proc)

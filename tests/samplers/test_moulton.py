@@ -110,6 +110,7 @@ def test_the_limiter_chooses_the_order():
 
 
 @x64
+@pytest.mark.slow
 def test_every_sample_has_its_own_limiter_and_times():
     proc = process.edm()
     denoise = exact.denoiser(mixture(), proc)
@@ -139,6 +140,7 @@ def test_what_a_correction_did_stays():
 
 
 @x64
+@pytest.mark.slow
 def test_a_long_last_step_is_not_extrapolated():
     """Fine steps to t_min, one to sigma = 0: what is left is the estimate at t_min."""
     proc, dist = process.edm(0.1, 20.0), gaussian()

@@ -119,6 +119,7 @@ def _end_of_flow(dist, proc, x, t, now):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "table")] + ["flow"]
 )
+@pytest.mark.slow
 def test_a_true_consistency_function_draws_from_the_data_in_any_number_of_steps(name):
     proc, dist = PROCESSES[name](), gaussian(2)
     denoise = Denoiser(proc, Partial(_end_of_flow, dist, proc))

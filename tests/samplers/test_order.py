@@ -73,7 +73,11 @@ def one_gaussian():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    ["edm", "flow", "flow in log-SNR", pytest.param("vp_linear", marks=pytest.mark.slow)],
+    [
+        "flow",
+        "flow in log-SNR",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "vp_linear")),
+    ],
 )
 def test_order_on_a_gaussian_and_a_mixture(name):
     proc = PROCESSES[name.split()[0]]()

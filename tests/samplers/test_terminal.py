@@ -78,13 +78,8 @@ def last_points(denoise, x, grids):
     return {name: walk(solver) for name, solver in SOLVERS.items()}
 
 
-# The tables share one compilation; each of the others takes several seconds.
-FAST = ("table", "cosine_table", "zero_table")
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in PROCESSES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
 def test_no_noise_is_left(name):
     proc = PROCESSES[name]()
     grids = [*all_grids(process.uniform, proc), *all_grids(process.karras, proc)]
