@@ -9,7 +9,7 @@ from tasks import NOISE
 from jaxdiff import inverse, samplers
 
 ZETA = 5.0
-"""Of DPS as published, whose step is one per STEP: 50 of them here, a thousand there."""
+"""Of DPS as published, whose step is one per STEP: 30 of them here, a thousand there."""
 
 
 class Method(NamedTuple):

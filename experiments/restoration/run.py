@@ -1,6 +1,6 @@
 """Restoring real images from seven measurements, by every method, on one trained network.
 
-python experiments/restoration/run.py RUN [--out FOLDER] [--n 32] [--steps 50]
+python experiments/restoration/run.py RUN [--out FOLDER] [--n 16] [--steps 30]
 
 RUN is a folder that `jaxdiff train fashion_mnist` made. --deepinv puts deepinv's methods beside,
 on the same weights; it takes a RUN of `jaxdiff train fashion_mnist:dit`, torch and deepinv.
@@ -85,8 +85,8 @@ def main() -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/restoration"))
-    parser.add_argument("--n", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--only", nargs="*", default=[*LINEAR, *NONLINEAR])
     parser.add_argument("--deepinv", action="store_true")
     args = parser.parse_args()
