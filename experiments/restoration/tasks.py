@@ -20,7 +20,7 @@ LINEAR = {
 }
 NONLINEAR = {"phase": lambda: inverse.phase_retrieval(SHAPE, pad=14)}
 WORDS = {
-    "box": "a quarter of the image hidden, in the middle",
+    "box": "a square of 7 x 7 pixels hidden",
     "random": "one pixel in five seen",
     "SR x2": "means of 2 x 2 pixels",
     "SR x4": "means of 4 x 4 pixels",
