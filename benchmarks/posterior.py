@@ -9,6 +9,10 @@ network once and pass back through it once (deepinv asks twice), DiffPIR and DDR
 """
 
 import argparse
+import os
+
+# each core a device, as the command line has it
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
 
 import deepinv
 import jax
@@ -20,7 +24,8 @@ from torch_dit import TorchDiT
 from turns import turns
 
 import jaxdiff as jd
-from jaxdiff import inverse, nets, process, samplers
+from jaxdiff import experiment, inverse, nets, process, samplers
+from jaxdiff.training.sharding import batch_sharding, mesh
 
 SIZE, STD, CENTER, NOISE = 28, 0.71, -0.43, 0.05
 SHAPE = (SIZE, SIZE, 1)
@@ -39,7 +44,10 @@ def network():
 def ours(net, params, mask, y, steps):
     """One compiled function a method: seconds are those of all its steps."""
     wiring = process.edm_wiring(STD, center=CENTER)
-    denoise = jd.bind(jd.model(net.apply, params, process.edm(0.03, 40.0), wiring))
+    model = jd.model(net.apply, params, process.edm(0.03, 40.0), wiring)
+    if len(y) % len(jax.devices()) == 0:
+        model, y = experiment.spread(model), jax.device_put(y, batch_sharding(mesh(jax.devices())))
+    denoise = jd.bind(model)
     operator, key = inverse.inpainting(mask, SHAPE), jax.random.key(0)
     times = process.karras(denoise.process, steps)
 

@@ -157,6 +157,7 @@ def test_the_measurement_without_noise_is_met():
         assert jnp.max(jnp.abs(x @ A.T - Y[None])) < 1e-4
 
 
+@pytest.mark.slow
 def test_weights_are_seen_and_ancestors_are_counted():
     @jax.jit
     def go(keys, x):

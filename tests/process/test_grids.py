@@ -64,6 +64,7 @@ def test_uniform_never_asks_below_t_min():
 
 
 @x64
+@pytest.mark.slow
 def test_karras_on_other_processes_has_the_same_ratios():
     """sigma/alpha is even in its 7th root between the ends of the process."""
     for process in (pr.vp_linear(), pr.ve(), pr.from_betas(pr.linear_betas())):

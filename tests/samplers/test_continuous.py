@@ -111,6 +111,7 @@ def test_saveat_returns_the_solution():
         assert jnp.max(jnp.abs(y - flow_map(gaussian(), denoise.process, x, 1.0, t))) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_gradient_with_respect_to_x_and_the_parameters():
     """d x(0)/d x(1) of the flow of a Gaussian is a matrix known in closed form."""
     dist, proc = gaussian(), PROCESSES["flow"]()
