@@ -136,7 +136,7 @@ def test_steps_keep_the_marginal_of_the_truth(make):
 
 
 def test_corrections_in_their_limits():
-    """A mask of all ones gives y, of all zeros the prior sampler, bit for bit."""
+    """A mask of all ones gives y, of all zeros the prior sampler, to the rounding of fused code."""
     y, x = vector(1, 2, *SHAPE), vector(0, 2, *SHAPE)
     ones, zeros = jnp.ones((4, 4, 1)), jnp.zeros((4, 4, 1))
     plain = samplers.ddpm()
@@ -169,10 +169,10 @@ def test_corrections_in_their_limits():
     end = ends(x)
     for fix in ("repaint", "project", "diffface"):
         assert jnp.max(jnp.abs(end[f"{fix} all"] - y)) < 1e-5, fix
-        assert jnp.array_equal(end[f"{fix} none"], end["prior"]), fix
+        assert jnp.max(jnp.abs(end[f"{fix} none"] - end["prior"])) < 1e-6, fix
     for name in ("late", "weightless", "resampled not at all"):
-        assert jnp.array_equal(end[name], end["prior"]), name
-    assert jnp.array_equal(end["ilvr"], end["ilvr as projection"])
+        assert jnp.max(jnp.abs(end[name] - end["prior"])) < 1e-6, name
+    assert jnp.max(jnp.abs(end["ilvr"] - end["ilvr as projection"])) < 1e-6
     assert gap(jax.vmap(POOL.A)(end["ilvr"]), jax.vmap(POOL.A)(y)) < 1e-5
 
 
