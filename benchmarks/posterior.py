@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from deepinv_methods import methods
 from torch_denoiser import Preconditioned
 from torch_dit import TorchDiT
 from turns import turns
@@ -70,31 +71,14 @@ def ours(net, params, mask, y, steps):
 
 def theirs(model, mask, y, steps):
     """The same four in deepinv, which works on [0, 1] and [b, c, h, w]."""
-    sampling, f32 = deepinv.sampling, torch.float32
     denoiser = Preconditioned(model, STD, CENTER)
-    seen = torch.tensor(np.array(mask.transpose(2, 0, 1)), dtype=f32)
+    seen = torch.tensor(np.array(mask.transpose(2, 0, 1)), dtype=torch.float32)
     physics = deepinv.physics.Inpainting(
         (1, SIZE, SIZE), mask=seen, noise_model=deepinv.physics.GaussianNoise(NOISE / 2)
     )
     y = torch.tensor(np.array((y + mask[None]) / 2).transpose(0, 3, 1, 2))  # A((x + 1) / 2)
-    fidelity, even = deepinv.optim.L2(), torch.linspace(1, 0, steps + 1, dtype=f32)
-    pigdm = sampling.PosteriorDiffusion(
-        data_fidelity=sampling.PiGDMDataFidelity(denoiser=denoiser),
-        denoiser=denoiser,
-        sde=sampling.VariancePreservingDiffusion(dtype=f32),
-        solver=sampling.DDPMSolver(timesteps=even),
-        dtype=f32,
-    )
-    levels = np.geomspace(20.0, 0.015, steps)
-    methods = {
-        "DPS": sampling.DPS(denoiser, num_steps=steps + 1, dtype=f32),
-        "PiGDM": pigdm,
-        "DiffPIR": sampling.DiffPIR(denoiser, fidelity, sigma=NOISE / 2, max_iter=steps),
-        "DDRM": sampling.DDRM(denoiser, sigmas=levels),
-    }
-    return {
-        name: lambda method=method: method(y.clone(), physics) for name, method in methods.items()
-    }
+    every = methods(denoiser, steps, NOISE / 2)
+    return {name: lambda one=one: one(y.clone(), physics) for name, one in every.items()}
 
 
 def main():

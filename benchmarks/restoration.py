@@ -5,17 +5,12 @@
 DPS as published, DDRM, DiffPIR and PiGDM fill in half of the pixels of images [64, 64, 3], at batch
 1 and 16, each a compiled loop; beside them the bare evaluations of the network, taking turns.
 A step of DPS or PiGDM has one backward pass, of the others none.
-
-To put another library beside: `PEERS[name] = make`, where make(batch, steps) -> go and go() runs
-those steps on the weights of `live_params`, to their end. The ratio is then printed in the last
-column.
 """
 
 import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +18,6 @@ import jax.numpy as jnp
 from jaxdiff import denoise, inverse, process, samplers, trees
 
 SIZE, WIDTH, DEPTH = 64, 32, 5
-PEERS: dict[str, Callable[[int, int], Callable[[], None]]] = {}
 
 
 def live_params():
@@ -91,21 +85,15 @@ def seconds(go):
 
 def main(steps=20, turns=7):
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {steps} steps")
-    print("method   batch   steps/s   over bare   over its peer")
+    print("method   batch   steps/s   over bare")
     for batch in (1, 16):
         base = ours("bare", batch, steps)
         for name in ("dps", "pigdm", "ddrm", "diffpir"):
             go = ours(name, batch, steps)
-            peer = PEERS[name](batch, steps) if name in PEERS else None
-            goes = [go, base, *([peer] if peer else [])]
-            for one in goes:
-                one()  # what is compiled or loaded at first use
-            times = [[seconds(one) for one in goes] for _ in range(turns)]
+            times = [[seconds(one) for one in (go, base)] for _ in range(turns)]
             speed = steps / statistics.median(row[0] for row in times)
             slower = statistics.median(row[0] / row[1] for row in times)
-            beside = statistics.median(row[-1] / row[0] for row in times)
-            ratio = f"{beside:.2f}" if peer else "-"
-            print(f"{name:8s} {batch:5d} {speed:9.1f} {slower:11.2f} {ratio:>15s}", flush=True)
+            print(f"{name:8s} {batch:5d} {speed:9.1f} {slower:11.2f}", flush=True)
 
 
 if __name__ == "__main__":

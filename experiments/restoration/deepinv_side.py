@@ -15,12 +15,12 @@ from jaxdiff.inverse import gaussian_kernel
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
+from deepinv_methods import methods
 from torch_denoiser import Preconditioned
 from torch_dit import TorchDiT
 
 TASKS = ("box", "random", "blur")
 NAMES = ("DPS", "PiGDM", "DiffPIR", "DDRM")
-F32 = torch.float32
 
 
 class Counted(Preconditioned):
@@ -43,25 +43,6 @@ def physics_of(task: str, operator: Any) -> Any:
     return deepinv.physics.Inpainting(size, mask=mask, noise_model=noise)
 
 
-def methods(denoiser: Any, steps: int) -> dict[str, Any]:
-    """Their samplers, as many steps as ours; other settings as they come."""
-    sampling, even = deepinv.sampling, torch.linspace(1, 0, steps + 1, dtype=F32)
-    pigdm = sampling.PosteriorDiffusion(
-        data_fidelity=sampling.PiGDMDataFidelity(denoiser=denoiser),
-        denoiser=denoiser,
-        sde=sampling.VariancePreservingDiffusion(dtype=F32),
-        solver=sampling.DDPMSolver(timesteps=even),
-        dtype=F32,
-    )
-    fidelity = deepinv.optim.L2()
-    return {
-        "DPS": sampling.DPS(denoiser, num_steps=steps + 1, dtype=F32),
-        "PiGDM": pigdm,
-        "DiffPIR": sampling.DiffPIR(denoiser, fidelity, sigma=NOISE / 2, max_iter=steps),
-        "DDRM": sampling.DDRM(denoiser, sigmas=np.geomspace(20.0, 0.015, steps)),
-    }
-
-
 class Peer:
     """deepinv on one network."""
 
@@ -76,7 +57,7 @@ class Peer:
         physics = physics_of(task, operator)
         given = torch.tensor(np.array((y + operator.A(jnp.ones(SHAPE))[None]) / 2))
         given = given.permute(0, 3, 1, 2).contiguous()
-        method = methods(self.denoiser, steps)[name]
+        method = methods(self.denoiser, steps, NOISE / 2)[name]
         torch.manual_seed(0)
         Counted.calls, begun = 0, time.perf_counter()
         x = method(given, physics).detach()

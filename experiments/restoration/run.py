@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from methods import EVERYWHERE, METHODS
-from tasks import LINEAR, NOISE, NONLINEAR, SHAPE, hidden, measure
+from tasks import LINEAR, NOISE, NONLINEAR, SHAPE, WORDS, hidden, measure
 
 from jaxdiff import data, experiment, metrics, process, samplers
 from jaxdiff.denoise import bind
@@ -98,7 +98,7 @@ def main() -> None:
         y = measure(jax.random.fold_in(jax.random.key(3), number), operator, truth)
         guess = first_guess(operator, y)
         columns = [truth, guess]
-        print(f"\n### {task}\n\n{HEAD}\n" + "|---" * 7 + "|")
+        print(f"\n### {task}: {WORDS[task]}\n\n{HEAD}\n" + "|---" * 7 + "|")
         print(row("without a network", truth, guess, y, operator, distance, "0 | 0"), flush=True)
         for name, method in METHODS.items():
             if task in NONLINEAR and name not in EVERYWHERE:

@@ -89,7 +89,7 @@ _SAMPLERS = {
 }
 _TIMES = {
     "root_flow": (lambda: process.root_flow, ()),
-    "karras": (lambda rho: functools.partial(process.karras, rho=_positive(rho)), ("rho",)),
+    "karras": (lambda rho: functools.partial(process.karras, rho=rho), ("rho",)),
     "uniform": (lambda: process.uniform, ()),
     "uniform_lambda": (lambda: process.uniform_lambda, ()),
     "linspace": (lambda: process.linspace, ()),

@@ -29,7 +29,7 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser, Number, numeric, value_at
 from jaxdiff.guidance.energy import Loss, spread
-from jaxdiff.guidance.kernel import Guide, _as_partial, _no_jacobian, edited, tweedie_gain
+from jaxdiff.guidance.kernel import Guide, as_partial, edited, no_jacobian, tweedie_gain
 from jaxdiff.process import posterior, scales
 from jaxdiff.trees import combine, size
 from jaxdiff.types import At, Estimate, Now, PyTree, Sampler, State
@@ -70,7 +70,7 @@ def noisy(loss: Loss, scale: Number = 1.0, *, each: Sequence[PyTree] = ()) -> Gu
     >>> float(guided(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 - sigma^2 x / 4
     0.25
     """
-    return edited(Partial(_noisy, _as_partial(loss), numeric(scale), tuple(each)))
+    return edited(Partial(_noisy, as_partial(loss), numeric(scale), tuple(each)))
 
 
 def _cross_entropy(logits: Any, x: PyTree, t: Array, label: Array) -> Array:
@@ -100,7 +100,7 @@ def classifier(logits: Callable[..., Array], label: Any, scale: Number = 1.0) ->
 
     Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2, for any solver.
     """
-    return noisy(Partial(_cross_entropy, _as_partial(logits)), scale, each=(_labels(label),))
+    return noisy(Partial(_cross_entropy, as_partial(logits)), scale, each=(_labels(label),))
 
 
 def _small(process: Any, now: Now, est: Estimate) -> Array:
@@ -130,13 +130,13 @@ def ancestral_classifier(
 
     Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 1.
     """
-    loss, each = Partial(_cross_entropy, _as_partial(logits)), (_labels(label),)
+    loss, each = Partial(_cross_entropy, as_partial(logits)), (_labels(label),)
     scale = numeric(scale)
 
     def correct(sampler: Sampler) -> Sampler:
         def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
             new, est = sampler.step(now, denoise, state)
-            at = At(state.x, now.t, *scales(denoise.process, now.t), _no_jacobian, now)
+            at = At(state.x, now.t, *scales(denoise.process, now.t), no_jacobian, now)
             uphill = combine((-value_at(scale, at), _slope(loss, each, state.x, now.t)))
             shift = combine((variance(denoise.process, now, est), uphill))
             return State(combine((1.0, new.x), (1.0, shift)), new.hist), est

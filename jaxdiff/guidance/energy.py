@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxdiff.denoise import Number, numeric, value_at
-from jaxdiff.guidance.kernel import Guide, _as_partial, edited, pulled
+from jaxdiff.guidance.kernel import Guide, as_partial, edited, pulled
 from jaxdiff.trees import combine, size
 from jaxdiff.types import At, Estimate, Pull, PyTree
 
@@ -60,7 +60,7 @@ def energy(loss: Loss, scale: Number = 1.0, *, each: Sequence[PyTree] = ()) -> P
     >>> float(guided(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 - sigma^2 * 1/2 * x_0
     0.25
     """
-    return Partial(_downhill, _as_partial(loss), numeric(scale), tuple(each))
+    return Partial(_downhill, as_partial(loss), numeric(scale), tuple(each))
 
 
 def towards(loss: Loss, scale: Number = 1.0, *, each: Sequence[PyTree] = ()) -> Guide:

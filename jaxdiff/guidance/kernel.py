@@ -30,7 +30,7 @@ from jaxdiff.types import At, Edit, Estimate, Pull, PyTree
 Guide = Callable[[Denoiser], Denoiser]
 
 
-def _as_partial(fn: Callable[..., Any]) -> Partial:
+def as_partial(fn: Callable[..., Any]) -> Partial:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
@@ -70,7 +70,7 @@ def pulled(pull: Pull) -> Guide:
     >>> float(uphill(d)(jnp.ones((1, 1)), 1.0).x0[0, 0])   # 1/2 + sigma^2 * 1/2
     1.0
     """
-    pull = _as_partial(pull)
+    pull = as_partial(pull)
 
     def guide(denoise: Denoiser) -> Denoiser:
         fn = Partial(_pulled, denoise.fn, pull, denoise.process)
@@ -82,11 +82,11 @@ def pulled(pull: Pull) -> Guide:
 def _edited(fn: Any, edit: Any, process: Any, x: Any, t: Any, now: Any) -> Estimate:
     est = fn(x, t, now)
     alpha, sigma = scales(process, t)
-    at = At(x, t, alpha, sigma, _no_jacobian, now)
+    at = At(x, t, alpha, sigma, no_jacobian, now)
     return est._replace(x0=edit(est, at), var=None)
 
 
-def _no_jacobian(cotangent: PyTree) -> PyTree:
+def no_jacobian(cotangent: PyTree) -> PyTree:
     raise TypeError("at.vjp is not to be had in an edit: make the guide with `pulled`")
 
 
@@ -103,7 +103,7 @@ def edited(edit: Edit) -> Guide:
     >>> float(clip(d)(jnp.ones((1, 1)), 1.0).x0[0, 0])
     0.25
     """
-    edit = _as_partial(edit)
+    edit = as_partial(edit)
 
     def guide(denoise: Denoiser) -> Denoiser:
         fn = Partial(_edited, denoise.fn, edit, denoise.process)
@@ -149,4 +149,4 @@ def add(*pulls: Pull) -> Pull:
     """
     if not pulls:
         raise ValueError("add() of nothing: give at least one pull")
-    return Partial(_added, tuple(map(_as_partial, pulls)))
+    return Partial(_added, tuple(map(as_partial, pulls)))

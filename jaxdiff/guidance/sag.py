@@ -21,7 +21,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Denoiser, Model, Number, numeric, value_at
 from jaxdiff.denoise.door import condition_at
 from jaxdiff.guidance.attention import SelfProbs, Sites, middle
-from jaxdiff.guidance.kernel import _no_jacobian
+from jaxdiff.guidance.kernel import no_jacobian
 from jaxdiff.guidance.taps import controlled, tapped
 from jaxdiff.process import scales
 from jaxdiff.trees import combine
@@ -64,7 +64,7 @@ class _Sag:
         scale, threshold, width = settings
         _check_image(x, self.size)
         est = ask(x, t, now)
-        at = At(x, t, *scales(process, t), _no_jacobian, now)
+        at = At(x, t, *scales(process, t), no_jacobian, now)
         mask = _looked_at(est.aux["taps"], x.shape) > threshold
         worse = jnp.where(mask, _blurred(est.x0, width, self.size), est.x0)
         moved = combine((1.0, x), (at.alpha, worse), (-at.alpha, est.x0))

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Denoiser, Number, numeric, value_at
 from jaxdiff.guidance.energy import spread
-from jaxdiff.guidance.kernel import _as_partial, _no_jacobian
+from jaxdiff.guidance.kernel import as_partial, no_jacobian
 from jaxdiff.guidance.taps import stacked_taps
 from jaxdiff.process import scales
 from jaxdiff.trees import combine, dots, size
@@ -56,7 +56,7 @@ def sketch(
                 return jnp.sum(_miss(edges, target, est, x, now.t)), (new, est)
 
             slope, (new, est) = jax.grad(ahead, has_aux=True)(state.x)
-            at = At(state.x, now.t, *scales(denoise.process, now.t), _no_jacobian, now)
+            at = At(state.x, now.t, *scales(denoise.process, now.t), no_jacobian, now)
             walked = combine((1.0, state.x), (-1.0, new.x))
             length = jnp.sqrt(dots(slope, slope))
             move = jnp.sqrt(dots(walked, walked)) / jnp.where(length > 0, length, 1.0)
@@ -117,4 +117,4 @@ def latent_edges(mlp: Callable[..., Array], hw: tuple[int, int]) -> Partial:
     >>> edges({"up/0/0:block": jnp.ones((1, 1, 3))}, 0.5)[..., 0].tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
-    return Partial(_PerPixel(hw), _as_partial(mlp))
+    return Partial(_PerPixel(hw), as_partial(mlp))

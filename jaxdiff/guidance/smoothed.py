@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance.energy import Loss, spread
-from jaxdiff.guidance.kernel import _as_partial
+from jaxdiff.guidance.kernel import as_partial
 from jaxdiff.trees import combine, fold, normal, size
 from jaxdiff.types import GUIDE, At, Estimate, Pull, PyTree
 
@@ -102,4 +102,4 @@ def smoothed(
     Song et al. 2023, Loss-guided diffusion models, ICML, the section on Monte Carlo estimates.
     """
     check_samples(samples)
-    return Partial(_Smoothed(samples), _as_partial(loss), numeric(scale), numeric(r), tuple(each))
+    return Partial(_Smoothed(samples), as_partial(loss), numeric(scale), numeric(r), tuple(each))

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxdiff.denoise import Model, joined, parted
-from jaxdiff.guidance.kernel import _as_partial
+from jaxdiff.guidance.kernel import as_partial
 from jaxdiff.types import Control, Estimate, PyTree, Site
 
 Tap = Callable[[Site], Callable[[Any], Any] | None]
@@ -25,7 +25,7 @@ def controlled(cond: PyTree, control: Control | None) -> PyTree:
     >>> sorted(controlled({"label": 3}, print))
     ['control', 'label']
     """
-    control = control if control is None else _as_partial(control)
+    control = control if control is None else as_partial(control)
     if callable(cond):
         return Partial(_controlled_now, cond, control)
     named = {} if cond is None else cond if isinstance(cond, Mapping) else {"label": cond}
@@ -81,7 +81,7 @@ def tapped(model: Model, tap: Tap) -> Model:
     Raises:
       ValueError: when called, if the tap wants nothing at any site.
     """
-    return Model(model.process, Partial(_tapped, model.fn, _as_partial(tap)), model.span)
+    return Model(model.process, Partial(_tapped, model.fn, as_partial(tap)), model.span)
 
 
 def stacked_taps(taps: dict[str, Array], hw: tuple[int, int]) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxdiff.guidance.kernel import _as_partial
+from jaxdiff.guidance.kernel import as_partial
 from jaxdiff.types import PyTree, number
 
 
@@ -48,7 +48,7 @@ def style(features: Callable[..., PyTree]) -> Partial:
     >>> float(loss(jnp.ones((2, 2, 1)), jnp.zeros((2, 2, 1))))
     1.0
     """
-    return Partial(_style, _as_partial(features))
+    return Partial(_style, as_partial(features))
 
 
 def colour(x0: Array, target: Array) -> Array:
@@ -114,7 +114,7 @@ def segmentation(segmenter: Callable[..., Array]) -> Partial:
     >>> round(float(loss(jnp.ones((2, 2, 1)), jnp.array([[1, 1], [1, -1]]))), 3)   # log(1 + e^2)
     2.127
     """
-    return Partial(_segmentation, _as_partial(segmenter))
+    return Partial(_segmentation, as_partial(segmenter))
 
 
 def _cosine(a: Array, b: Array) -> Array:
@@ -138,7 +138,7 @@ def similarity(embed: Callable[..., Array]) -> Partial:
     >>> float(similarity(lambda x: x)(jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0])))
     1.0
     """
-    return Partial(_similarity, _as_partial(embed))
+    return Partial(_similarity, as_partial(embed))
 
 
 def _noisy_similarity(embed: Any, x: PyTree, t: Array, target: Array) -> Array:
@@ -153,4 +153,4 @@ def noisy_similarity(embed: Callable[..., Array]) -> Partial:
 
     Nichol et al. 2021, GLIDE, arXiv:2112.10741, section 2.4.
     """
-    return Partial(_noisy_similarity, _as_partial(embed))
+    return Partial(_noisy_similarity, as_partial(embed))

@@ -31,7 +31,7 @@ from jaxtyping import Array
 from jaxdiff.canonical import scan
 from jaxdiff.denoise import Denoiser, Number, value_at
 from jaxdiff.guidance.energy import Loss
-from jaxdiff.guidance.kernel import _as_partial, _no_jacobian
+from jaxdiff.guidance.kernel import as_partial, no_jacobian
 from jaxdiff.guidance.smoothed import check_samples, drawn, unit_spread, uphill
 from jaxdiff.process import scales
 from jaxdiff.trees import combine
@@ -76,12 +76,12 @@ def tfg(
     """
     _check(iterations, gamma, samples)
     still, flat = _is_zero(rho), _is_zero(mu) or iterations == 0
-    climber = functools.partial(_climber, _as_partial(loss), gamma, samples, tuple(each))
+    climber = functools.partial(_climber, as_partial(loss), gamma, samples, tuple(each))
 
     def correct(sampler: Sampler) -> Sampler:
         def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
             new, est, back = _ahead(sampler, now, denoise, state, still)
-            at = At(state.x, now.t, *scales(denoise.process, now.t), _no_jacobian, now)
+            at = At(state.x, now.t, *scales(denoise.process, now.t), no_jacobian, now)
             alpha, climb = scales(denoise.process, now.s)[0], climber(at)
             terms: list[tuple[Any, PyTree]] = [(1.0, new.x)]
             if not still:
@@ -123,7 +123,7 @@ def _ratio(alpha_s: Array, alpha_t: Array) -> Array:
 def _ahead(sampler: Sampler, now: Now, denoise: Denoiser, state: State, still: bool) -> Any:
     """The sampler's step, its estimate, and what takes a cotangent at x_0 to one at x_t."""
     if still:
-        return *sampler.step(now, denoise, state), _no_jacobian
+        return *sampler.step(now, denoise, state), no_jacobian
 
     def ahead(x: PyTree) -> tuple[PyTree, Any]:
         new, est = sampler.step(now, denoise, State(x, state.hist))

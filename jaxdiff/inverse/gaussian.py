@@ -22,8 +22,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Number, numeric, value_at
 from jaxdiff.guidance import Guide, pulled, tweedie_gain
 from jaxdiff.inverse.cg import cg
-from jaxdiff.inverse.doors import check_linear
-from jaxdiff.inverse.doors import check_noise as _check_noise
+from jaxdiff.inverse.doors import check_linear, check_noise
 from jaxdiff.inverse.operators import Measurement, check_measurement
 from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine
@@ -69,7 +68,7 @@ def pigdm(operator: Measurement, y: PyTree, *, noise: Number, v0: Number = 1.0) 
     Song et al. 2023, ICLR (openreview 9_gsMA8MRKQ), eq. (7)-(8), algorithm 1.
     """
     check_linear(operator, "pigdm", "dps")
-    _check_noise(noise)
+    check_noise(noise)
     pull = Partial(_pigdm, operator, y, numeric(noise), numeric(v0))
     return in_range(pulled(pull), operator, y, noise)
 
@@ -116,7 +115,7 @@ def mmps(operator: Measurement, y: PyTree, *, noise: Number, steps: int = 2) -> 
     Rozet et al. 2024, arXiv:2405.13712, algorithm 2.
     """
     check_linear(operator, "mmps", "dps")
-    _check_noise(noise)
+    check_noise(noise)
     if steps < 1:
         raise ValueError(f"steps={steps}: conjugate gradient needs at least one step")
     pull = Partial(_Mmps(steps), operator, y, numeric(noise))

@@ -35,7 +35,7 @@ def _decoded(A: Any, decode: Any, z: PyTree) -> PyTree:
     return A(jax.checkpoint(decode)(z))
 
 
-def _as_partial(fn: Callable[..., Any]) -> Partial:
+def as_partial(fn: Callable[..., Any]) -> Partial:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
@@ -54,7 +54,7 @@ def latent(operator: Measurement, decode: Callable[[PyTree], PyTree], shape: Any
     >>> double.A(jnp.ones(2)).tolist()
     [2.0, 2.0]
     """
-    return Nonlinear(Partial(_decoded, operator.A, _as_partial(decode)), shape)
+    return Nonlinear(Partial(_decoded, operator.A, as_partial(decode)), shape)
 
 
 def _gap(operator: Any, decode: Any, encode: Any, y: PyTree, z: PyTree) -> PyTree:
@@ -107,5 +107,5 @@ def psld(
     check_linear(operator, "psld", "dps with latent(operator, decode, shape)")
     check_noise(noise)
     spread = Partial(_inflated, number(noise), number(1.0)) if var is None else numeric(var)
-    ways = _as_partial(decode), _as_partial(encode)
+    ways = as_partial(decode), as_partial(encode)
     return pulled(Partial(_psld, operator, *ways, y, spread, numeric(gamma)))

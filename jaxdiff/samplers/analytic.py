@@ -149,7 +149,7 @@ def sn_variance(head: Head) -> Callable[[Denoiser], Denoiser]:
 
     Bao et al. 2022, arXiv:2206.07309, theorem 1 (SN-DPM).
     """
-    return _with(Partial(_beyond_the_mean, _as_partial(head)))
+    return _with(Partial(_beyond_the_mean, as_partial(head)))
 
 
 def npr_variance(head: Head) -> Callable[[Denoiser], Denoiser]:
@@ -161,10 +161,10 @@ def npr_variance(head: Head) -> Callable[[Denoiser], Denoiser]:
 
     Bao et al. 2022, arXiv:2206.07309, theorem 3 (NPR-DPM).
     """
-    return _with(Partial(_residual, _as_partial(head)))
+    return _with(Partial(_residual, as_partial(head)))
 
 
-def _as_partial(fn: Any) -> Partial:
+def as_partial(fn: Any) -> Partial:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
