@@ -2,15 +2,17 @@
 
     None                       nothing
     integer array [b]          class labels; the index `classes` is the null label
-    dict                       any of label [b], tokens [b, n, d], mask [b, n], control
+    dict                       any of the fields of `Given`
 
-What a network was not built for is refused rather than ignored: an ignored label would make
-guidance do nothing, without a word.
+Every network takes label, tokens, mask and control as far as it was built for them; the other
+fields belong to some families, which name them by `extra`. What a network was not built for is
+refused rather than ignored: an ignored label would make guidance do nothing, without a word.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -19,22 +21,51 @@ from jaxdiff.types import Control, PyTree
 
 
 class Given(NamedTuple):
-    """A condition in normal form: `label` [b], `tokens` [b, n, d], `mask` [b, n], `control`."""
+    """A condition in normal form; None for what is absent.
+
+    `label` integers [b]; `tokens` [b, n, d] with `mask` bool [b, n]; `control`, asked at each site;
+    `pooled` [b, p], one vector for a whole text; `sizes` [b, k], the micro-conditions of SDXL and
+    PixArt; `image` [b, h, w, c], laid beside x in the channels; `residuals`, what a control
+    network adds to the skips; `guidance` [b], the scale that a distilled network was told;
+    `augment` [b, k], how training data were augmented; `level` [b], the noise of `image`;
+    `until` [b], the second time of a flow map.
+    """
 
     label: Any = None
     tokens: Any = None
     mask: Any = None
     control: Control | None = None
+    pooled: Any = None
+    sizes: Any = None
+    image: Any = None
+    residuals: Any = None
+    guidance: Any = None
+    augment: Any = None
+    level: Any = None
+    until: Any = None
 
 
-def read_cond(cond: PyTree, *, batch: int, classes: int = 0, context_dim: int = 0) -> Given:
+_COMMON = ("label", "tokens", "mask", "control")
+
+
+def read_cond(
+    cond: PyTree,
+    *,
+    batch: int,
+    classes: int = 0,
+    context_dim: int = 0,
+    extra: Sequence[str] = (),
+) -> Given:
     """Normalise `cond` and check it against what the network was built for.
 
     Args:
-      cond: None, integer labels [b], or a dict with keys among label, tokens, mask, control.
+      cond: None, integer labels [b], or a dict with keys among label, tokens, mask, control and
+        those in `extra`.
       batch: b, the number of samples in x.
       classes: number of classes, 0 for none; labels lie in 0 .. classes (the last is null).
       context_dim: width d of the tokens, 0 for none.
+      extra: further fields of `Given` that this network needs, each of them; one whose name ends
+        in "?" it takes but does not need. Their leading axis is checked, the rest is the network's.
 
     Returns:
       `Given`, with None for what is absent.
@@ -50,7 +81,10 @@ def read_cond(cond: PyTree, *, batch: int, classes: int = 0, context_dim: int = 
     ...
     ValueError: cond has the unknown key 'lable': the keys are label, tokens, mask, control
     """
-    given = _given(cond)
+    optional = [name.removesuffix("?") for name in extra if name.endswith("?")]
+    needed = [name for name in extra if not name.endswith("?")]
+    given = _given(cond, (*_COMMON, *needed, *optional))
+    _check_extra(given, needed, (*needed, *optional), batch)
     _check_label(given.label, batch, classes)
     _check_tokens(given.tokens, given.mask, batch, context_dim)
     if given.control is not None and not callable(given.control):
@@ -60,7 +94,7 @@ def read_cond(cond: PyTree, *, batch: int, classes: int = 0, context_dim: int = 
     return given
 
 
-def _given(cond: PyTree) -> Given:
+def _given(cond: PyTree, known: Sequence[str]) -> Given:
     if cond is None:
         return Given()
     if not isinstance(cond, Mapping):
@@ -71,11 +105,27 @@ def _given(cond: PyTree) -> Given:
             )
         return Given(label=cond)
     for key in cond:
-        if key not in Given._fields:
+        if key in Given._fields and key not in known and cond[key] is not None:
             raise ValueError(
-                f"cond has the unknown key {key!r}: the keys are {', '.join(Given._fields)}"
+                f"cond holds {key!r} but the network was not built for it: its keys are "
+                f"{', '.join(known)}"
             )
+        if key not in Given._fields:
+            raise ValueError(f"cond has the unknown key {key!r}: the keys are {', '.join(known)}")
     return Given(**dict(cond))
+
+
+def _check_extra(given: Given, needed: Sequence[str], all_: Sequence[str], batch: int) -> None:
+    for name in all_:
+        value = getattr(given, name)
+        if value is None and name in needed:
+            raise ValueError(f"cond holds no {name!r}: this network needs it, with {batch} rows")
+        for leaf in jax.tree.leaves(value):
+            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != batch:
+                raise ValueError(
+                    f"cond[{name!r}] has shape {list(jnp.shape(leaf))}: give [{batch}, ...], one "
+                    "row for each sample"
+                )
 
 
 def _check_label(label: Any, batch: int, classes: int) -> None:

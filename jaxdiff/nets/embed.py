@@ -1,10 +1,12 @@
 """Embeddings: of time and class into one vector, of places into sines and cosines."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.nets.initial import spread
@@ -38,6 +40,65 @@ def fourier(
     rates = jnp.geomspace(low, high, width // 2, dtype=jnp.float32)
     angle = time.astype(jnp.float32)[:, None] * rates[None, :]
     return math.sqrt(2) * jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+def sinusoid(
+    time: Float[Array, " b"],
+    width: int,
+    *,
+    sine_first: bool = False,
+    shift: float = 0.0,
+    period: float = 10000.0,
+) -> Float[Array, "b {width}"]:
+    """The features of time that published checkpoints were trained with.
+
+        e(t) = [cos(w_k t) ... sin(w_k t) ...],   w_k = period^(-k / (n - shift)),   n = width // 2
+
+    Args:
+      time: [b], steps counted 0 .. 1000.
+      width: number of features; of an odd width the last is 0.
+      sine_first: sines before cosines (Ho et al.), instead of the reverse.
+      shift: 1 makes the last rate exactly 1/period (Ho et al.), 0 is the common choice since.
+      period: the longest wave is 2 pi times this.
+
+    Returns:
+      [b, width] float32.
+
+    Reference: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
+
+    >>> sinusoid(jnp.zeros(3), 4)[0]
+    Array([1., 1., 0., 0.], dtype=float32)
+    """
+    half = width // 2
+    rates = jnp.exp(-math.log(period) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
+    angle = time.astype(jnp.float32)[:, None] * rates[None, :]
+    parts = [jnp.sin(angle), jnp.cos(angle)] if sine_first else [jnp.cos(angle), jnp.sin(angle)]
+    return jnp.pad(jnp.concatenate(parts, axis=1), ((0, 0), (0, width % 2)))
+
+
+class TwoLayers(nnx.Module):
+    """W2 act(W1 x): the small map behind most embeddings of published networks.
+
+    >>> TwoLayers(4, 8, rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
+    (2, 8)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        outputs: int | None = None,
+        *,
+        act: Callable[[Array], Array] = jax.nn.silu,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.act = act
+        self.linear_1 = linear(inputs, width, dtype=dtype, rngs=rngs)
+        self.linear_2 = linear(width, outputs or width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+        return self.linear_2(self.act(self.linear_1(x)))
 
 
 def positions(h: int, w: int, width: int) -> Float[Array, "n {width}"]:

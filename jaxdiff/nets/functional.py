@@ -7,7 +7,7 @@ everything outside this folder sees pytrees and functions, and pays no dispatch 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jaxtyping import Array
 
 from jaxdiff.trees import difference
 from jaxdiff.types import Net, PyTree
+
+_Module = TypeVar("_Module", bound=nnx.Module)
 
 
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Net:
@@ -44,6 +46,32 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Net:
     >>> net.apply(params, jnp.ones((4, 2)), jnp.zeros(4)).shape
     (4, 3)
     """
+    init, module = bridge(make)
+
+    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Array:
+        return module(params)(x, time, cond)
+
+    return Net(init, apply)
+
+
+def bridge(
+    make: Callable[[nnx.Rngs], _Module],
+) -> tuple[Callable[..., PyTree], Callable[[PyTree], _Module]]:
+    """Turn a constructor of a module into `init(key) -> params` and `module(params) -> module`.
+
+    For modules with other methods than `module(x, time, cond)`: an autoencoder's encode and decode,
+    a text encoder. `module(params)` belongs inside pure functions, whose traces end with it.
+
+    Args:
+      make: as for `functional`.
+
+    Raises:
+      ValueError: as for `functional`.
+
+    >>> init, module = bridge(lambda rngs: _Line(rngs))
+    >>> module(init(jax.random.key(0))).layer(jnp.ones((4, 2))).shape
+    (4, 3)
+    """
     graph, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     slots = tuple(nnx.to_flat_state(state))
     _only_params(slots)
@@ -53,12 +81,12 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Net:
         found = nnx.to_flat_state(nnx.state(make(nnx.Rngs(key))))
         return _nest({path: slot.get_value() for path, slot in found})
 
-    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Array:
+    def module(params: PyTree) -> _Module:
         _check(expected, params)
         filled = [(path, slot.replace(_leaf(params, path))) for path, slot in slots]
-        return nnx.merge(graph, nnx.from_flat_state(filled))(x, time, cond)
+        return nnx.merge(graph, nnx.from_flat_state(filled))
 
-    return Net(init, apply)
+    return init, module
 
 
 def check_params(net: Net, params: PyTree) -> None:

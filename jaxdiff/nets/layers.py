@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxdiff.nets.initial import lecun
+from jaxdiff.nets.initial import lecun, spread
 
 
 def conv(
@@ -20,19 +20,34 @@ def conv(
     outputs: int,
     *,
     size: int = 3,
+    stride: int = 1,
+    padding: int | Sequence[tuple[int, int]] | None = None,
+    bias: bool = True,
     zero: bool = False,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A convolution [b, h, w, inputs] -> [b, h, w, outputs] that keeps the resolution.
+    """A convolution [b, h, w, inputs] -> [b, h / stride, w / stride, outputs].
 
-    Kernels start from variance 1/fan-in (`lecun`), or from zero.
+    `padding` is a number for all four sides, or ((top, bottom), (left, right)); by default
+    (size - 1) / 2, which keeps the resolution at stride 1. Kernels start from variance 1/fan-in
+    (`lecun`), or from zero.
 
     >>> conv(3, 8, rngs=nnx.Rngs(0))(jnp.zeros((1, 5, 5, 3))).shape
     (1, 5, 5, 8)
     """
-    start = nnx.initializers.zeros if zero else lecun
-    return nnx.Conv(inputs, outputs, (size, size), kernel_init=start, dtype=dtype, rngs=rngs)
+    padding = (size - 1) // 2 if padding is None else padding
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=[(padding, padding)] * 2 if isinstance(padding, int) else padding,
+        use_bias=bias,
+        kernel_init=nnx.initializers.zeros if zero else lecun,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def linear(
@@ -58,8 +73,8 @@ class GroupNorm(nnx.Module):
 
         y = ((x - mean_g) / sqrt(var_g + eps) * gamma + beta) * (1 + s) + t
 
-    The groups hold at least 4 channels and are at most 32. Mean and variance are taken over
-    pixels first and over the channels of a group afterwards, which reads memory in order.
+    By default the groups hold at least 4 channels and are at most 32. Mean and variance are taken
+    over pixels first and over the channels of a group afterwards, which reads memory in order.
 
     Reference: Wu and He 2018, arXiv 1803.08494; FiLM: Perez et al. 2017, arXiv 1709.07871.
 
@@ -67,8 +82,10 @@ class GroupNorm(nnx.Module):
     (2, 4, 4, 16)
     """
 
-    def __init__(self, width: int, *, eps: float = 1e-5):
-        self.groups = _groups(width)
+    def __init__(self, width: int, *, groups: int | None = None, eps: float = 1e-5):
+        self.groups = _groups(width) if groups is None else groups
+        if self.groups < 1 or width % self.groups:
+            raise ValueError(f"groups is {groups}: it must divide the width {width}")
         self.eps = eps
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
@@ -112,6 +129,63 @@ def layer_norm(x: Float[Array, "*b d"], eps: float = 1e-6) -> Float[Array, "*b d
     return (centred * jax.lax.rsqrt(variance + eps)).astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis with a learned gain and offset.
+
+        y = (x - mean) / sqrt(var + eps) * gamma + beta
+
+    Reference: Ba et al. 2016, arXiv 1607.06450.
+
+    >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(3)
+    Array([[-1.,  1.]], dtype=float32)
+    """
+
+    def __init__(self, width: int, *, eps: float = 1e-5, bias: bool = True):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if bias else None
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        y = layer_norm(x.astype(jnp.float32), self.eps) * _last(self.scale, x)
+        return (y if self.bias is None else y + _last(self.bias, x)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis: y = x / sqrt(mean(x^2) + eps) * gamma.
+
+    Reference: Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4.
+
+    >>> RMSNorm(2)(jnp.array([[3.0, 4.0]])).round(3)
+    Array([[0.849, 1.131]], dtype=float32)
+    """
+
+    def __init__(self, width: int, *, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        wide = x.astype(jnp.float32)
+        power = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(power + self.eps) * _last(self.scale, x)).astype(x.dtype)
+
+
+class Table(nnx.Module):
+    """A row of parameters for each index: `table(index [*b]) -> [*b, width]`.
+
+    An index outside the table gives NaN, which is loud, instead of the nearest row.
+
+    >>> Table(3, 4, rngs=nnx.Rngs(0))(jnp.array([[0, 2]])).shape
+    (1, 2, 4)
+    """
+
+    def __init__(self, rows: int, width: int, *, deviation: float = 0.02, rngs: nnx.Rngs):
+        start = spread(deviation)
+        self.embedding = nnx.Param(start(rngs.params(), (rows, width), jnp.float32))
+
+    def __call__(self, index: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        return jnp.take(self.embedding.get_value(), index, axis=0)
+
+
 def space_to_depth(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h2 w2 c2"]:
     """Move blocks of factor x factor pixels into channels: [b, h, w, c] -> [b, h/f, w/f, f f c].
 
@@ -152,6 +226,11 @@ def check_divisible(shape: Sequence[int], factor: int, reason: str) -> None:
             f"x has height {h} and width {w}, not multiples of {factor} ({reason}): pad or crop to "
             f"{up[0]} x {up[1]}"
         )
+
+
+def _last(param: nnx.Param, like: Array) -> Array:
+    """A vector of parameters along the last axis of `like`."""
+    return param.get_value().reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def _groups(width: int) -> int:

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.nets.cond import read_cond
+from jaxdiff.nets.cond import Given, read_cond
 
 LABEL = jnp.array([0, 1])
 TOKENS = jnp.zeros((2, 5, 6))
 
 
 def test_normal_form():
-    assert read_cond(None, batch=2) == (None, None, None, None)
+    assert read_cond(None, batch=2) == Given()
     assert read_cond(LABEL, batch=2, classes=2).label is LABEL
     assert read_cond(np.array([2, 2]), batch=2, classes=2).label.tolist() == [2, 2]
     mask = jnp.ones((2, 5), bool)
