@@ -155,8 +155,8 @@ class RMSNorm(nnx.Module):
 
     Reference: Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4.
 
-    >>> RMSNorm(2)(jnp.array([[3.0, 4.0]])).round(3)
-    Array([[0.849, 1.131]], dtype=float32)
+    >>> RMSNorm(2)(jnp.array([[3.0, -3.0]])).round(3)
+    Array([[ 1., -1.]], dtype=float32)
     """
 
     def __init__(self, width: int, *, eps: float = 1e-6):

@@ -18,6 +18,7 @@ class Config:
     >>> config("in_channels", 4)
     3
     >>> config.only("act_fn", "silu")
+    'silu'
     >>> config.finish()
     """
 

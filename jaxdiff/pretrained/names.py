@@ -94,7 +94,8 @@ def fill(expected: PyTree, tensors: Mapping[str, np.ndarray], *, dtype: Any = No
     Raises:
       ValueError: naming every tensor that is missing, unused, or of another shape.
 
-    >>> fill({"a": {"kernel": np.zeros((2, 3))}}, {"a.weight": np.ones((3, 2))})["a"]["kernel"].shape
+    >>> filled = fill({"a": {"kernel": np.zeros((2, 3))}}, {"a.weight": np.ones((3, 2))})
+    >>> filled["a"]["kernel"].shape
     (2, 3)
     """
     wanted = {tensor_name(path): (path, leaf) for path, leaf in paths(expected)}
