@@ -52,8 +52,10 @@ _DOORS = {
     "equinox": ("jaxdiff/samplers/continuous/",),
     "flax": ("jaxdiff/nets/",),
     "grain": ("jaxdiff/data/",),
+    "huggingface_hub": ("jaxdiff/pretrained/hub.py",),
     "lineax": ("jaxdiff/samplers/continuous/",),  # with diffrax, which brings it
     "matplotlib": ("jaxdiff/cli/",),
+    "ml_dtypes": ("jaxdiff/pretrained/",),  # numpy's bfloat16, with jax, which brings it
     "ml_collections": ("configs/", "jaxdiff/experiment/", "jaxdiff/cli/"),
     "orbax": ("jaxdiff/training/checkpoint.py",),
     "PIL": ("jaxdiff/data/", "jaxdiff/metrics/", "jaxdiff/cli/"),
@@ -61,6 +63,7 @@ _DOORS = {
     "tensorboardX": ("jaxdiff/training/",),
     "tensorflow_datasets": ("jaxdiff/data/",),
     "torch": ("jaxdiff/pretrained/",),
+    "tokenizers": ("jaxdiff/pretrained/",),
     "tqdm": ("jaxdiff/training/", "jaxdiff/cli/"),
 }
 _ONLY_IN_FUNCTIONS = {"torch"}

@@ -11,15 +11,33 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 _KIND = "jaxdiff.sha256"
+_TYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
 def read_tensors(path: str | pathlib.Path, *, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """Read a safetensors file: name -> numpy array, bfloat16 included.
+    """Read a safetensors file: name -> numpy array on the mapped file, bfloat16 included.
 
     Args:
       path: the file.
@@ -31,24 +49,30 @@ def read_tensors(path: str | pathlib.Path, *, sha256: str | None = None) -> dict
     """
     path = pathlib.Path(path)
     _refuse_pickle(path)
-    blob = path.read_bytes()
-    if sha256 is not None and hashlib.sha256(blob).hexdigest() != sha256.lower():
+    if sha256 is not None and (found := sha256_of(path)) != sha256.lower():
         raise ValueError(
-            f"{path} has the sha256 {hashlib.sha256(blob).hexdigest()}, not {sha256}: it is "
-            "damaged or another file; fetch it again"
+            f"{path} has the sha256 {found}, not {sha256}: it is damaged or another file; fetch it "
+            "again"
         )
-    import safetensors
-    import safetensors.numpy
-
-    try:
-        tensors = safetensors.numpy.load(blob)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}): it is truncated, damaged or of "
-            "another kind; fetch it again"
-        ) from error
-    _compare(path, tensors, _metadata(blob))
+    header, start = _header(path)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        shape, dtype = tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]])
+        # A map of an empty tensor is refused by the system.
+        tensors[name] = (
+            np.memmap(path, dtype, "r", start + first, shape)
+            if last > first
+            else np.zeros(shape, dtype)
+        )
+    _compare(path, tensors)
     return tensors
+
+
+def sha256_of(path: str | pathlib.Path) -> str:
+    """The sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_folder(
@@ -85,10 +109,8 @@ def read_folder(
 def write_tensors(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file with the sha256 of every tensor in its header.
 
-    Equal tensors give equal bytes. Other readers of the format see nothing unusual.
+    Other readers of the format see nothing unusual.
     """
-    import safetensors.numpy
-
     digests = {name: _digest(value) for name, value in sorted(tensors.items())}
     metadata = {"format": "pt", _KIND: json.dumps(digests)}
     path = pathlib.Path(path)
@@ -138,20 +160,40 @@ def _refuse_pickle(path: pathlib.Path) -> None:
         )
 
 
-def _metadata(blob: bytes) -> Mapping[str, str]:
-    size = int.from_bytes(blob[:8], "little")
-    return json.loads(blob[8 : 8 + size]).get("__metadata__", {})
+def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """Name -> shape, type and place, as the library has checked them; where the numbers begin."""
+    try:
+        with safetensors.safe_open(str(path), "np"), open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            for entry in header.values():
+                _ = _TYPES[entry["dtype"]]
+            return header, 8 + size
+    except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}): it is truncated, damaged or of "
+            "another kind; fetch it again"
+        ) from error
 
 
-def _compare(
-    path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
-    for name, digest in json.loads(metadata.get(_KIND, "{}")).items():
+def _compare(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    with safetensors.safe_open(str(path), "np") as file:
+        metadata = file.metadata() or {}
+    for name, digest in _digests(path, metadata).items():
         if name not in tensors or _digest(tensors[name]) != digest:
             raise ValueError(
                 f"{path}: the tensor {name!r} does not have the sha256 that it was written with; "
                 "the file is damaged: fetch or write it again"
             )
+
+
+def _digests(path: pathlib.Path, metadata: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        found = json.loads(metadata.get(_KIND, "{}"))
+        return dict(found)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: the header's {_KIND} is damaged: fetch it again") from error
 
 
 def _digest(value: np.ndarray) -> str:

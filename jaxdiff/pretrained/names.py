@@ -106,7 +106,7 @@ def fill(expected: PyTree, tensors: Mapping[str, np.ndarray], *, dtype: Any = No
         if value.shape != np.shape(leaf):
             shape = list(outward(path, np.empty(np.shape(leaf), np.bool_)).shape)
             wrong.append(f"{name} is {list(tensors[name].shape)}, not {shape}")
-        leaves[path] = value.astype(dtype or np.float32, copy=False)
+        leaves[path] = np.array(value, dtype or np.float32, order="C")
     if wrong:
         raise ValueError(
             f"the weights are of another size than the network, {_few(wrong)}: is the config that "

@@ -1,7 +1,8 @@
 """What PyTorch computed: tiny networks with random weights, their inputs and their outputs.
 
 `tests/pretrained/fixtures/NAME/` holds config.json, the safetensors of the PyTorch class, and
-io.npz with inputs and outputs in the layout of PyTorch (NCHW). `experiments/pytorch_parity` writes them.
+io.npz with inputs and outputs in the layout of PyTorch (NCHW). They are written by
+`experiments/pytorch_parity`.
 """
 
 import pathlib
