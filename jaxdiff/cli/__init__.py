@@ -43,6 +43,9 @@ The same command resumes; Ctrl-C saves first.""",
   jaxdiff evaluate runs/fashion_mnist --metrics frechet,kernel --n 500 --scale 1.5
   jaxdiff evaluate runs/photos --metrics frechet --features real.npz made.npz
   jaxdiff evaluate runs/photos --metrics psnr,ssim --images originals/ restored/""",
+    "convert": """
+  jaxdiff convert --unsafe-pickle model.pt model.safetensors      a pickle whose maker you trust
+  jaxdiff convert model.safetensors out --config config.json      into the layout of diffusers""",
     "demo": """
   jaxdiff demo                                   pictures in out/demo""",
 }
@@ -72,7 +75,7 @@ def _verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.A
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxdiff",
-        description="Diffusion models in JAX: train, sample, restore, evaluate.",
+        description="Diffusion models in JAX: train, sample, restore, evaluate, convert.",
         epilog="examples:" + _EXAMPLES[""],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample(_verb(verbs, "sample", "draw samples from a run"))
     _restore(_verb(verbs, "restore", "restore measured pictures by posterior sampling"))
     _evaluate(_verb(verbs, "evaluate", "measure a run"))
+    _convert(_verb(verbs, "convert", "bring weights into another layout"))
     _demo(_verb(verbs, "demo", "train, sample and restore embedded images, and check the figures"))
     return parser
 
@@ -127,6 +131,14 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--features", nargs=2, metavar="FILE", help=".npy or .npz of features [n, d]")
     p.add_argument("--images", nargs=2, metavar="PLACE", help="two folders, or .npy of images")
+
+
+def _convert(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", help="weights: .safetensors, a folder, or a pickle")
+    p.add_argument("target", help="a .safetensors file, or with --config a folder")
+    p.add_argument("--config", help="config.json of the network that the weights belong to")
+    p.add_argument("--unsafe-pickle", action="store_true", help="read a pickle: RUNS ITS CODE")
+    p.add_argument("--key", default="", help="the part of a pickle to take: state_dict, ema, ...")
 
 
 def _demo(p: argparse.ArgumentParser) -> None:
