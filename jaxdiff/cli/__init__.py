@@ -33,7 +33,8 @@ The same command resumes; Ctrl-C saves first.""",
     "sample": """
   jaxdiff sample runs/fashion_mnist
   jaxdiff sample runs/fashion_mnist --label Sandal "Ankle boot" --n 20 --scale 3
-  jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png""",
+  jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png
+  jaxdiff sample --like photos.png --seed 2      the same again, with another seed""",
     "restore": """
   jaxdiff restore runs/fashion_mnist shirt.png --task box
   jaxdiff restore runs/fashion_mnist a.png b.png --task superres --method mmps
@@ -98,15 +99,16 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 
 def _sample(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", help="a run folder")
-    p.add_argument("--label", nargs="+", default=[], help="names or numbers of classes, in turn")
+    p.add_argument("run", nargs="?", help="a run folder")
+    p.add_argument("--like", metavar="PICTURE", help="repeat how this picture was made")
+    p.add_argument("--label", nargs="+", help="names or numbers of classes, in turn")
     p.add_argument("--scale", type=float, help="of classifier-free guidance; 1 is none")
-    p.add_argument("--n", type=int, default=16, help="how many (16)")
+    p.add_argument("--n", type=int, help="how many (16)")
     p.add_argument("--steps", type=int, help="of the sampler (as in the config)")
     p.add_argument(
         "--sampler", help="adams_moulton, dpmpp_2m, unipc, deis, heun, ... (as in the config)"
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, help="(0)")
     p.add_argument("--out", help="a .png, or a .npy of the values (RUN/samples/sample.png)")
 
 
