@@ -22,7 +22,7 @@ def read_pickle(path: str | pathlib.Path, *, key: str = "") -> dict[str, np.ndar
       ValueError: if there is no such part, or no tensors in it.
       ModuleNotFoundError: if PyTorch is not installed.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     found: Any = torch.load(str(path), map_location="cpu", weights_only=False)
     for name in filter(None, key.split(".")):
