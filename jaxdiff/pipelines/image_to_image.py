@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Key
 
 from jaxdiff.denoise import check_range, mix
 from jaxdiff.pipelines.generate import guided, walk
-from jaxdiff.pipelines.latents import encode, factor
+from jaxdiff.pipelines.latents import channels, decode, encode, factor
 from jaxdiff.pipelines.parts import Pretrained
 from jaxdiff.pipelines.schedule import Schedule
-from jaxdiff.pipelines.text_to_image import conditions, pixels
+from jaxdiff.pipelines.text_to_image import conditions
 from jaxdiff.process import Process, perturb
 from jaxdiff.samplers import after
 from jaxdiff.trees import fold, normal
@@ -78,7 +78,7 @@ def image_to_image(
         image=z,
         strength=strength,
     )
-    return pixels(loaded, out)
+    return decode(loaded, out)
 
 
 def inpaint(
@@ -129,7 +129,7 @@ def inpaint(
         chosen = after(Partial(_keep, small, z))(chosen)
     denoise = guided(loaded, cond, null, scale)
     out = walk(key, loaded, denoise, z.shape, steps=steps, sampler=chosen, start=start)
-    return pixels(loaded, out)
+    return decode(loaded, out)
 
 
 def _keep(small: Array, z: Array, now: Now, process: Process, x: Any, est: Estimate) -> Array:
@@ -181,7 +181,7 @@ def follow(
     weights = [1 - image_scale, image_scale - scale, scale]
     denoise = mix(loaded.model(), branches, weights)
     out = walk(key, loaded, denoise, z.shape, steps=steps, sampler=sampler, start=start)
-    return pixels(loaded, out)
+    return decode(loaded, out)
 
 
 def upscale(
@@ -229,14 +229,13 @@ def upscale(
         raise ValueError(f"level={level}: the network knows 0 .. {last}")
     eps = jax.random.normal(jax.random.fold_in(key, 1), image.shape)
     small = perturb(noise.process, jnp.float32(level), image, eps)
-    latents = int(loaded.part("vae").config.get("latent_channels", 4))
-    shape = (*image.shape[:3], latents)
+    shape = (*image.shape[:3], channels(loaded))
     cond, null = conditions(loaded, prompts, negative, shape, scale=scale)
     told = {"label": jnp.full(len(prompts), level, jnp.int32)}
     cond, null = (None if c is None else _with_image(c | told, small) for c in (cond, null))
     denoise = guided(loaded, cond, null, scale)
     out = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
-    return pixels(loaded, out)
+    return decode(loaded, out)
 
 
 def _with_image(cond: Any, image: Array) -> Any:

@@ -9,23 +9,19 @@ from jaxtyping import Array, Float, Key
 
 from jaxdiff.denoise import check_range
 from jaxdiff.pipelines.parts import Pretrained
+from jaxdiff.trees import keys_for, normal
 from jaxdiff.types import number
 
 
 def factor(loaded: Pretrained) -> int:
     """Pixels a side of one latent; 1 where the network sees pixels."""
-    if "vae" not in loaded.parts:
-        return 1
-    config = loaded.parts["vae"].config
-    if "encoder_block_out_channels" in config:
-        return 2 ** (len(config["encoder_block_out_channels"]) - 1)
-    return 2 ** (len(config.get("block_out_channels", (0,))) - 1)
+    return int(loaded.parts["vae"].net.factor) if "vae" in loaded.parts else 1
 
 
 def channels(loaded: Pretrained) -> int:
     """Channels of what is sampled: of the latents, or of pixels."""
     if "vae" in loaded.parts:
-        return int(loaded.parts["vae"].config.get("latent_channels", 4))
+        return int(loaded.parts["vae"].net.channels)
     return int(loaded.config.get("in_channels", 3))
 
 
@@ -81,13 +77,11 @@ def encode(
     if "vae" not in loaded.parts:
         return image
     vae = loaded.part("vae")
-    coded = vae.net.encode(vae.params, image)
-    if not hasattr(coded, "mean"):  # an autoencoder without a law: the latents themselves
-        return vae.net.to_latent(coded)
+    coded = jax.jit(vae.net.encode)(vae.params, image)
     z = coded.mean
-    if key is not None:
-        noise = jax.random.normal(key, z.shape, z.dtype)
-        z = z + jnp.exp(coded.logvar / 2) * noise
+    if key is not None and coded.logvar is not None:
+        keys = keys_for(key, jnp.arange(z.shape[0]))
+        z = z + jnp.exp(coded.logvar / 2) * normal(keys, z)
     return vae.net.to_latent(z)
 
 
@@ -96,4 +90,4 @@ def decode(loaded: Pretrained, z: Float[Array, "b hz wz cz"]) -> Float[Array, "b
     if "vae" not in loaded.parts:
         return z
     vae = loaded.part("vae")
-    return vae.net.decode(vae.params, vae.net.from_latent(z))
+    return jax.jit(vae.net.decode)(vae.params, vae.net.from_latent(z))

@@ -1,14 +1,13 @@
 """Text to image, and class to image."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdiff.pipelines.generate import guided, pixels_of, walk
-from jaxdiff.pipelines.latents import latent_shape
+from jaxdiff.pipelines.latents import decode, latent_shape
 from jaxdiff.pipelines.parts import Pretrained
 from jaxdiff.pipelines.texts import Cond, condition
 from jaxdiff.types import Sampler
@@ -58,7 +57,7 @@ def text_to_image(
     )
     denoise = guided(loaded, cond, null, scale, rescale)
     z = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
-    return pixels(loaded, z)
+    return decode(loaded, z)
 
 
 def conditions(
@@ -137,12 +136,4 @@ def class_to_image(
     null = None if scale == 1 else jnp.full_like(labels, int(classes))
     denoise = guided(loaded, labels, null, scale)
     z = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
-    return pixels(loaded, z)
-
-
-def pixels(loaded: Pretrained, z: Any) -> Array:
-    """Images of latents, compiled."""
-    if "vae" not in loaded.parts:
-        return z
-    vae = loaded.part("vae")
-    return jax.jit(vae.net.decode)(vae.params, vae.net.from_latent(z))
+    return decode(loaded, z)

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdiff import process as pr
 from jaxdiff.pipelines.parts import Part, Pretrained
 from jaxdiff.pretrained.hub import locate
 from jaxdiff.pretrained.part import load_part
@@ -17,6 +18,8 @@ from jaxdiff.pretrained.schedulers import schedule
 from jaxdiff.pretrained.tokens import read_words
 
 _PREDICTS = ("unet", "transformer")
+_OWN_CLOCK = ("FluxTransformer2DModel",)
+"""Networks that take a flow's time in [0, 1] and multiply it by 1000 themselves."""
 _SKIPPED = ("safety_checker", "feature_extractor", "image_encoder", "watermark", "scheduler")
 
 
@@ -79,6 +82,8 @@ def _assembled(
     part: Part, values: Mapping[str, Any], whole: Mapping[str, Any], parts: Any, words: Any
 ) -> Pretrained:
     found = schedule(values)
+    if part.config["_class_name"] in _OWN_CLOCK:
+        found = found._replace(wiring=pr.wiring(found.wiring.prediction))
     return Pretrained(
         part.net,
         part.params,
