@@ -65,11 +65,14 @@ def _clip(words: pathlib.Path, seed: int, *, projected: bool = False, **options:
 def _vae(seed: int, **options: Any) -> Any:
     import diffusers
 
-    blocks = {
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-    }
-    return _seeded(diffusers.AutoencoderKL(latent_channels=4, **blocks, **SMALL, **options), seed)
+    made = diffusers.AutoencoderKL(
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **SMALL,
+        **options,
+    )
+    return _seeded(made, seed)
 
 
 def _unet(seed: int, **options: Any) -> Any:
