@@ -41,7 +41,7 @@ def test_text_to_image(name):
             steps=20,
             start=nhwc(io["noise"]),
         )
-    assert 0.01 < io["images"].std()
+    assert io["images"].std() > 0.01
     assert gap(_image(x), io["images"]) < 1e-4
 
 
@@ -52,5 +52,5 @@ def test_class_to_image():
         x = pipelines.class_to_image(
             KEY, loaded, jnp.array([7, 31]), scale=4.0, steps=20, start=nhwc(io["noise"])
         )
-    assert 0.01 < io["images"].std()
+    assert io["images"].std() > 0.01
     assert gap(_image(x), io["images"]) < 1e-4
