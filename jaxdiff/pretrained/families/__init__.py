@@ -1,5 +1,10 @@
 """Families of checkpoints, by the class name that their config gives."""
 
+from jaxdiff.pretrained.families import autoencoder
 from jaxdiff.pretrained.families.family import Family
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES: dict[str, Family] = {
+    "AutoencoderKL": autoencoder.KL,
+    "AutoencoderTiny": autoencoder.TINY,
+    "VQModel": autoencoder.VQ,
+}
