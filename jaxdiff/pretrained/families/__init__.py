@@ -1,5 +1,10 @@
 """Families of checkpoints, by the class name that their config gives."""
 
+from jaxdiff.pretrained.families import unet
 from jaxdiff.pretrained.families.family import Family
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES: dict[str, Family] = {
+    "ControlNetModel": unet.CONTROLNET,
+    "UNet2DConditionModel": unet.UNET2D_CONDITION,
+    "UNet2DModel": unet.UNET2D,
+}
