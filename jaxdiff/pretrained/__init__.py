@@ -8,6 +8,7 @@ from jaxdiff.pretrained.control import controlled
 from jaxdiff.pretrained.load import load
 from jaxdiff.pretrained.part import load_part, make_net, save_part
 from jaxdiff.pretrained.schedulers import schedule
+from jaxdiff.pretrained.single import load_single
 from jaxdiff.pretrained.tokens import read_words
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "controlled",
     "load",
     "load_part",
+    "load_single",
     "make_net",
     "read_words",
     "save_part",
