@@ -33,6 +33,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_noise, check_share, spectrum
 from jaxdiff.inverse.operators import Measurement, Svd, check_measurement
+from jaxdiff.inverse.ranges import sampler_in_range
 from jaxdiff.process import Process, scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fit, fold, normal
@@ -88,7 +89,6 @@ def ddrm(
     shares = number(eta), number(eta_b)
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        check_measurement(operator, y, state.x)
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
@@ -97,7 +97,7 @@ def ddrm(
         drawn = _ddrm(_seen(svd, y, number(noise)), bars, level, shares)
         return State(jax.vmap(svd.v)(drawn)), est
 
-    return Sampler(_plain, step)
+    return sampler_in_range(Sampler(_plain, step), operator, y, noise)
 
 
 def _ddrm(seen: _Seen, bars: Any, level: Any, shares: Any) -> Array:
@@ -170,7 +170,6 @@ def ddnm_plus(
     check_share("eta", eta)
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        check_measurement(operator, y, state.x)
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
@@ -181,7 +180,7 @@ def ddnm_plus(
         x = combine((level[0], edited), (1.0, jax.vmap(svd.v)(drawn)))
         return State(x), est._replace(x0=edited, var=None)
 
-    return Sampler(_plain, step)
+    return sampler_in_range(Sampler(_plain, step), operator, y, noise)
 
 
 def _ddnm_plus(seen: _Seen, bars: Any, level: Any, eta: Any) -> tuple[Array, Array]:
