@@ -79,9 +79,9 @@ def repaint(g: Given) -> Any:
 
 
 def ilvr(g: Given) -> Any:
-    """The reference image is what the means say, enlarged."""
+    """The reference is what the means say, enlarged; below twice its noise details are free."""
     enlarged = jnp.stack([g.operator.pinv(y) for y in g.y])
-    return inverse.ilvr(g.operator, enlarged)(samplers.ddim(1.0))
+    return inverse.ilvr(g.operator, enlarged, until=2 * NOISE)(samplers.ddim(1.0))
 
 
 thrice = partial(samplers.travel, repeat=3)
