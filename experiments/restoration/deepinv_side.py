@@ -22,7 +22,7 @@ from deepinv_methods import methods
 from torch_denoiser import Preconditioned
 from torch_dit import TorchDiT
 
-NAMES = ("DPS", "PiGDM", "DiffPIR", "DDRM")
+NAMES = ("DPS", "DPS, a rate", "PiGDM", "DiffPIR", "DDRM")
 
 
 class Counted(Preconditioned):
