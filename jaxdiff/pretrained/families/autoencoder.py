@@ -129,14 +129,16 @@ def _attention(
 
 _OLD_ATTENTION = tuple(
     Rule(rf"(.*attentions\.\d+)\.{old}\.(weight|bias)", rf"\1.{new}.\2")
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+    for old, new in (
+        ("query", "to_q"),
+        ("key", "to_k"),
+        ("value", "to_v"),
+        ("proj_attn", "to_out.0"),
+    )
 )
 _ORIGINAL_TINY = (
     Rule(r"encoder\.(\d+)\.(.+)", r"encoder.layers.\1.\2"),
-    *(
-        Rule(rf"decoder\.{n}\.(.+)", rf"decoder.layers.{n - 1}.\1")
-        for n in range(1, _MOST_LAYERS)
-    ),
+    *(Rule(rf"decoder\.{n}\.(.+)", rf"decoder.layers.{n - 1}.\1") for n in range(1, _MOST_LAYERS)),
 )
 
 KL = Family(build_kl, _OLD_ATTENTION)
