@@ -42,9 +42,7 @@ class Residual(nnx.Module):
         self.norm2 = GroupNorm(outputs, groups=groups, eps=_EPS)
         self.conv2 = conv(outputs, outputs, dtype=dtype, rngs=rngs)
         same = inputs == outputs
-        self.conv_shortcut = (
-            None if same else conv(inputs, outputs, size=1, dtype=dtype, rngs=rngs)
-        )
+        self.conv_shortcut = None if same else conv(inputs, outputs, size=1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         h = self.conv1(jax.nn.silu(self.norm1(x)))
@@ -59,9 +57,7 @@ class Look(nnx.Module):
     (1, 4, 4, 8)
     """
 
-    def __init__(
-        self, width: int, *, groups: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, *, groups: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(width, groups=groups, eps=_EPS)
         self.to_q = linear(width, width, dtype=dtype, rngs=rngs)
         self.to_k = linear(width, width, dtype=dtype, rngs=rngs)
@@ -110,9 +106,7 @@ class Resample(nnx.Module):
     (1, 8, 8, 8)
     """
 
-    def __init__(
-        self, width: int, *, up: bool, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, *, up: bool, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.up = up
         stride, padding = (1, ((1, 1), (1, 1))) if up else (2, ((0, 1), (0, 1)))
         self.conv = conv(width, width, stride=stride, padding=padding, dtype=dtype, rngs=rngs)

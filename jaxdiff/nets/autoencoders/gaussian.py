@@ -95,9 +95,7 @@ def autoencoder_kl(
     def decode(params: PyTree, code: Array) -> Array:
         return module(params).decode(code)
 
-    return Autoencoder(
-        init, encode, decode, *scaling(scale, shift), 2 ** (len(widths) - 1), latent
-    )
+    return Autoencoder(init, encode, decode, *scaling(scale, shift), 2 ** (len(widths) - 1), latent)
 
 
 class AutoencoderKL(nnx.Module):
@@ -158,9 +156,7 @@ class Encoder(nnx.Module):
         self.down_blocks = _levels(
             widths, depth, groups, _where(attention, len(widths)), "down", dtype, rngs
         )
-        self.mid_block = Middle(
-            widths[-1], groups=groups, attention=middle, dtype=dtype, rngs=rngs
-        )
+        self.mid_block = Middle(widths[-1], groups=groups, attention=middle, dtype=dtype, rngs=rngs)
         self.conv_norm_out = GroupNorm(widths[-1], groups=groups, eps=1e-6)
         self.conv_out = conv(widths[-1], out, dtype=dtype, rngs=rngs)
 
@@ -191,9 +187,7 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         check_widths(widths, groups)
         self.conv_in = conv(latent, widths[-1], dtype=dtype, rngs=rngs)
-        self.mid_block = Middle(
-            widths[-1], groups=groups, attention=middle, dtype=dtype, rngs=rngs
-        )
+        self.mid_block = Middle(widths[-1], groups=groups, attention=middle, dtype=dtype, rngs=rngs)
         looks = _where(attention, len(widths))[::-1]
         self.up_blocks = _levels(widths[::-1], depth, groups, looks, "up", dtype, rngs)
         self.conv_norm_out = GroupNorm(widths[0], groups=groups, eps=1e-6)

@@ -95,9 +95,7 @@ def autoencoder_tiny(
     def decode(params: PyTree, code: Array) -> Array:
         return module(params).decode(code)
 
-    return Autoencoder(
-        init, encode, decode, *scaling(scale, shift), 2 ** (len(widths) - 1), latent
-    )
+    return Autoencoder(init, encode, decode, *scaling(scale, shift), 2 ** (len(widths) - 1), latent)
 
 
 def to_unit(

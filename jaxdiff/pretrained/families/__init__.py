@@ -1,6 +1,7 @@
 """Families of checkpoints, by the class name that their config gives."""
 
 from jaxdiff.pretrained.families import autoencoder, unet
+from jaxdiff.pretrained.families import autoencoder, text
 from jaxdiff.pretrained.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -9,5 +10,11 @@ FAMILIES: dict[str, Family] = {
     "ControlNetModel": unet.CONTROLNET,
     "UNet2DConditionModel": unet.UNET2D_CONDITION,
     "UNet2DModel": unet.UNET2D,
+    "BertModel": text.BERT,
+    "CLIPTextModel": text.CLIP_TEXT,
+    "CLIPTextModelWithProjection": text.CLIP_TEXT_PROJECTED,
+    "CLIPVisionModel": text.CLIP_VISION,
+    "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
+    "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
 }
