@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdiff.nets.unet2d import adm_classifier, adm_unet, dhariwal_unet, song_unet
-from jaxdiff.pretrained import make_net
 from jaxdiff.pretrained.names import tensors_of
 from tests.pretrained.parity import ROOT, fixture, gap, nchw, nhwc
 
