@@ -34,7 +34,9 @@ The same command resumes; Ctrl-C saves first.""",
   jaxdiff sample runs/fashion_mnist
   jaxdiff sample runs/fashion_mnist --label Sandal "Ankle boot" --n 20 --scale 3
   jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png
-  jaxdiff sample --like photos.png --seed 2      the same again, with another seed""",
+  jaxdiff sample --like photos.png --seed 2      the same again, with another seed
+  jaxdiff sample stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a (red:1.3) house"
+  jaxdiff sample checkpoints/dit --label 207 360 --scale 4""",
     "restore": """
   jaxdiff restore runs/fashion_mnist shirt.png --task box
   jaxdiff restore runs/fashion_mnist a.png b.png --task superres --method mmps
@@ -99,7 +101,7 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 
 def _sample(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", nargs="?", help="a run folder")
+    p.add_argument("run", nargs="?", help="a run folder, or a checkpoint: a folder or OWNER/NAME")
     p.add_argument("--like", metavar="PICTURE", help="repeat how this picture was made")
     p.add_argument("--label", nargs="+", help="names or numbers of classes, in turn")
     p.add_argument("--scale", type=float, help="of classifier-free guidance; 1 is none")
@@ -109,6 +111,12 @@ def _sample(p: argparse.ArgumentParser) -> None:
         "--sampler", help="adams_moulton, dpmpp_2m, unipc, deis, heun, ... (as in the config)"
     )
     p.add_argument("--seed", type=int, help="(0)")
+    p.add_argument("--prompt", nargs="+", help="checkpoints: texts, in turn")
+    p.add_argument("--negative", help="checkpoints: what to keep away from")
+    p.add_argument("--size", type=int, help="checkpoints: pixels a side (as trained)")
+    p.add_argument("--image", help="checkpoints: a picture to begin with")
+    p.add_argument("--strength", type=float, help="checkpoints: how far to leave it (.8)")
+    p.add_argument("--variant", help="checkpoints: of the weights, fp16 or bf16")
     p.add_argument("--out", help="a .png, or a .npy of the values (RUN/samples/sample.png)")
 
 

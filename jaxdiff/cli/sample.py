@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdiff import experiment
+from jaxdiff.cli import prompted
 from jaxdiff.cli.files import chunks
 from jaxdiff.data.grids import read_recipe, write_picture
 from jaxdiff.data.values import to_uint8
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
     args.run = args.run or like.get("run")
     if args.run is None:
         raise ValueError("RUN is missing: give a run folder, or --like PICTURE")
+    if prompted.is_checkpoint(args.run):
+        return prompted.run(args, like)
     for key, default in _DEFAULTS.items():
         if getattr(args, key) is None:
             setattr(args, key, like.get(key, default))

@@ -3,7 +3,7 @@
 from jaxdiff.pipelines.generate import guided, in_batches, walk
 from jaxdiff.pipelines.image_to_image import follow, image_to_image, inpaint, upscale
 from jaxdiff.pipelines.latents import decode, encode, latent_shape
-from jaxdiff.pipelines.parts import Part, Pretrained
+from jaxdiff.pipelines.parts import Part, Pretrained, walked_by
 from jaxdiff.pipelines.prompts import Fragment, fragments, plain, weigh
 from jaxdiff.pipelines.schedule import Schedule
 from jaxdiff.pipelines.text_to_image import class_to_image, conditions, text_to_image
@@ -30,5 +30,6 @@ __all__ = [
     "text_to_image",
     "upscale",
     "walk",
+    "walked_by",
     "weigh",
 ]

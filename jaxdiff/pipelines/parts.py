@@ -10,7 +10,7 @@ from jaxtyping import Array
 from jaxdiff.denoise import Model, model
 from jaxdiff.pipelines.schedule import Schedule
 from jaxdiff.process import Prediction, Process, Wiring
-from jaxdiff.types import PyTree
+from jaxdiff.types import PyTree, Sampler
 
 
 class Part(NamedTuple):
@@ -68,6 +68,25 @@ class Pretrained(NamedTuple):
                 f"the checkpoint has no {name!r}; it has {', '.join(self.parts) or 'nothing else'}"
             )
         return self.parts[name]
+
+
+def walked_by(
+    loaded: Pretrained, sampler: Sampler, times: Callable[[Process, int], Array]
+) -> Pretrained:
+    """The same checkpoint with another sampler and grid than its scheduler's.
+
+    Args:
+      loaded: the checkpoint.
+      sampler: the solver.
+      times: the grid, (process, n) -> [n + 1].
+
+    >>> from jaxdiff import samplers
+    >>> change = lambda loaded: walked_by(loaded, *samplers.named("DPM++ 2M Karras"))
+    """
+    schedule = loaded.schedule._replace(
+        sampler=sampler, times=lambda n, tokens: times(loaded.process, n), whole=True
+    )
+    return loaded._replace(schedule=schedule)
 
 
 def _prediction_only(apply: Any, params: PyTree, x: Array, time: Array, cond: PyTree) -> Array:

@@ -1,6 +1,6 @@
 """Text to image, and class to image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ def text_to_image(
     start: Array | None = None,
     windows: bool = True,
     length: int | None = None,
+    beside: Mapping[str, Array] | None = None,
 ) -> Float[Array, "b h w c"]:
     """Images of prompts, one each.
 
@@ -43,6 +44,8 @@ def text_to_image(
       start: standard normal noise [b, h, w, c] of latents instead of the key's.
       windows: see `condition`.
       length: see `condition`.
+      beside: more of the condition, for both branches: hint and hint_scale of a ControlNet,
+        residuals of an adapter.
 
     Returns:
       [b, h, w, 3] in about [-1, 1].
@@ -55,6 +58,8 @@ def text_to_image(
     cond, null = conditions(
         loaded, prompts, negative, shape, scale=scale, windows=windows, length=length
     )
+    more = dict(beside or {})
+    cond, null = cond | more, None if null is None else null | more
     denoise = guided(loaded, cond, null, scale, rescale)
     z = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
     return decode(loaded, z)

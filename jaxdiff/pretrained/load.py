@@ -67,7 +67,7 @@ def load(
     }
     values = scheduler or _scheduler(folder / "scheduler")
     whole = {key: value for key, value in index.items() if not isinstance(value, list)}
-    return _assembled(parts.pop(main), values, whole, parts, words)
+    return assembled(parts.pop(main), values, whole, parts, words)
 
 
 def _alone(
@@ -75,12 +75,13 @@ def _alone(
 ) -> Pretrained:
     part = load_part(folder, variant=variant, dtype=dtype)
     values = scheduler or _scheduler(folder)
-    return _assembled(part, values, {}, {}, {})
+    return assembled(part, values, {}, {}, {})
 
 
-def _assembled(
+def assembled(
     part: Part, values: Mapping[str, Any], whole: Mapping[str, Any], parts: Any, words: Any
 ) -> Pretrained:
+    """A checkpoint of its parts: the network that predicts, and a scheduler config."""
     found = schedule(values)
     if part.config["_class_name"] in _OWN_CLOCK:
         found = found._replace(wiring=pr.wiring(found.wiring.prediction))

@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxdiff.nets.functional import shapes
 from jaxdiff.pipelines.parts import Part
 from jaxdiff.pretrained.config import Config
 from jaxdiff.pretrained.families import FAMILIES
@@ -39,7 +39,7 @@ def assemble(
     """The part that `config` describes, filled with `tensors` in any layout of its family."""
     family = FAMILIES[class_of(config)]
     net = make_net(config)
-    expected = jax.eval_shape(net.init, jax.random.key(0))
+    expected = shapes(net.init)
     renamed = rename(tensors, family.rules, family.ignored)
     return Part(net, fill(expected, renamed, dtype=dtype), config)
 

@@ -4,9 +4,10 @@ Each folder is a checkpoint as diffusers writes it (random weights, a small voca
 the starting noise and the images after 20 steps.
 """
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.pytorch_parity.makers.schedulers import SD
 PROMPTS = ["a photo of the house", "the time of an open image and some more words"]
 NEGATIVE = "not the photo"
 STEPS = 20
+Arrays = dict[str, np.ndarray]
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
 
 
@@ -26,10 +28,12 @@ def make(root: pathlib.Path, seed: int = 0) -> None:
         pipe, call = case(root / "clip_words", seed)
         pipe.set_progress_bar_config(disable=True)
         pipe.save_pretrained(folder)
-        noise = np.random.default_rng(seed).normal(size=(2, 4, 8, 8)).astype(np.float32)
-        np.savez_compressed(
-            folder / "io.npz", allow_pickle=False, noise=noise, images=call(pipe, noise)
-        )
+        rng = np.random.default_rng(seed)
+        io = {"noise": rng.normal(size=(2, 4, 8, 8)).astype(np.float32)}
+        if name in IMAGES:
+            io["image"] = rng.uniform(-1, 1, size=(2, 3, 16, 16)).astype(np.float32)
+            io["mask"] = (rng.uniform(size=(2, 1, 16, 16)) > 0.5).astype(np.float32)
+        np.savez_compressed(folder / "io.npz", allow_pickle=False, **io, images=call(pipe, io))
 
 
 def _seeded(model: Any, seed: int) -> Any:
@@ -195,14 +199,14 @@ def dit(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]
 
 
 def _by_text(**options: Any) -> Callable[..., np.ndarray]:
-    def call(pipe: Any, noise: np.ndarray) -> np.ndarray:
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
         import torch
 
         return pipe(
             PROMPTS,
             negative_prompt=[NEGATIVE] * 2,
             num_inference_steps=STEPS,
-            latents=torch.tensor(noise),
+            latents=torch.tensor(io["noise"]),
             output_type="np",
             **options,
         ).images
@@ -210,15 +214,137 @@ def _by_text(**options: Any) -> Callable[..., np.ndarray]:
     return call
 
 
-def _by_label(pipe: Any, noise: np.ndarray) -> np.ndarray:
-    import torch
+def _by_label(pipe: Any, io: Arrays) -> np.ndarray:
     from diffusers.pipelines.dit import pipeline_dit
 
-    drawn, pipeline_dit.randn_tensor = pipeline_dit.randn_tensor, lambda **_: torch.tensor(noise)
-    try:
+    with _drawing(pipeline_dit, io["noise"]):
         return pipe([7, 31], guidance_scale=4.0, num_inference_steps=STEPS, output_type="np").images
+
+
+@contextlib.contextmanager
+def _drawing(module: Any, noise: np.ndarray) -> Iterator[None]:
+    """A pipeline that draws its noise itself is handed ours."""
+    import torch
+
+    drawn, module.randn_tensor = module.randn_tensor, lambda *_, **__: torch.tensor(noise)
+    try:
+        yield
     finally:
-        pipeline_dit.randn_tensor = drawn
+        module.randn_tensor = drawn
 
 
-CASES = {"pipeline_sd15": sd15, "pipeline_sdxl": sdxl, "pipeline_sd3": sd3, "pipeline_dit": dit}
+def _parts(words: pathlib.Path, seed: int, channels: int = 4) -> dict[str, Any]:
+    """The parts of a Stable Diffusion whose encoder has next to no variance."""
+    import diffusers
+    import torch
+
+    vae = _vae(seed)
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -30
+    return {
+        "vae": vae,
+        "text_encoder": _clip(words, seed + 1),
+        "tokenizer": _words(words),
+        "unet": _unet(seed + 2, cross_attention_dim=16, attention_head_dim=2, in_channels=channels),
+        "scheduler": diffusers.DDIMScheduler(
+            **SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def img2img(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """Image to image at strength .6."""
+    import diffusers
+    from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as module
+
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
+        with _drawing(module, io["noise"]):
+            return _asked(pipe, image=_unit(io["image"]), strength=0.6)
+
+    return diffusers.StableDiffusionImg2ImgPipeline(**_parts(words, seed)), call
+
+
+def inpainting(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """A network of 9 channels that reads the mask."""
+    import diffusers
+
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
+        import torch
+
+        images = {"image": _unit(io["image"]), "mask_image": torch.tensor(io["mask"])}
+        latents = torch.tensor(io["noise"])
+        return _asked(pipe, **images, latents=latents, height=16, width=16, strength=1.0)
+
+    return diffusers.StableDiffusionInpaintPipeline(**_parts(words, seed, 9)), call
+
+
+def instruct(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """InstructPix2Pix: a network of 8 channels and three branches."""
+    import diffusers
+
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
+        import torch
+
+        given = {"image": _unit(io["image"]), "image_guidance_scale": 1.5}
+        return _asked(pipe, **given, latents=torch.tensor(io["noise"]))
+
+    return diffusers.StableDiffusionInstructPix2PixPipeline(**_parts(words, seed, 8)), call
+
+
+def control(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """ControlNet at scale .8."""
+    import diffusers
+
+    net = diffusers.ControlNetModel(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        conditioning_embedding_out_channels=(4, 8),
+        **SMALL,
+    )
+
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
+        import torch
+
+        given = {"image": _unit(io["image"]), "controlnet_conditioning_scale": 0.8}
+        return _asked(pipe, **given, latents=torch.tensor(io["noise"]))
+
+    made = diffusers.StableDiffusionControlNetPipeline(
+        **_parts(words, seed), controlnet=_seeded(net, seed + 4)
+    )
+    return made, call
+
+
+def _unit(image: np.ndarray) -> Any:
+    """[0, 1], as the pipelines take tensors."""
+    import torch
+
+    return torch.tensor(image / 2 + 0.5)
+
+
+def _asked(pipe: Any, **given: Any) -> np.ndarray:
+    return pipe(
+        PROMPTS,
+        negative_prompt=[NEGATIVE] * 2,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        output_type="np",
+        **given,
+    ).images
+
+
+CASES = {
+    "pipeline_sd15": sd15,
+    "pipeline_sdxl": sdxl,
+    "pipeline_sd3": sd3,
+    "pipeline_dit": dit,
+    "pipeline_img2img": img2img,
+    "pipeline_inpaint": inpainting,
+    "pipeline_instruct": instruct,
+    "pipeline_control": control,
+}
+IMAGES = ("pipeline_img2img", "pipeline_inpaint", "pipeline_instruct", "pipeline_control")

@@ -1,9 +1,12 @@
 """Families of checkpoints, by the class name that their config gives."""
 
 from jaxdiff.pretrained.families import adm, unet
+from jaxdiff.pretrained.families import autoencoder, text, unet
 from jaxdiff.pretrained.families.family import Family
 
 FAMILIES: dict[str, Family] = {
+    "AutoencoderKL": autoencoder.KL,
+    "AutoencoderTiny": autoencoder.TINY,
     "ControlNetModel": unet.CONTROLNET,
     "DhariwalUNet": adm.DHARIWAL_UNET,
     "GuidedClassifier": adm.GUIDED_CLASSIFIER,
@@ -11,4 +14,11 @@ FAMILIES: dict[str, Family] = {
     "SongUNet": adm.SONG_UNET,
     "UNet2DConditionModel": unet.UNET2D_CONDITION,
     "UNet2DModel": unet.UNET2D,
+    "BertModel": text.BERT,
+    "CLIPTextModel": text.CLIP_TEXT,
+    "CLIPTextModelWithProjection": text.CLIP_TEXT_PROJECTED,
+    "CLIPVisionModel": text.CLIP_VISION,
+    "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
+    "T5EncoderModel": text.T5,
+    "VQModel": autoencoder.VQ,
 }
