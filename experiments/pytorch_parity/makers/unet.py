@@ -224,7 +224,7 @@ def randomise(net: Any) -> None:
             if p.ndim > 1:
                 p.normal_(0, p[0].numel() ** -0.5)
             else:
-                p.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
+                p.normal_(1.0 if name.endswith("weight") else 0.0, 0.1)
 
 
 def draw(given: Mapping[str, Any]) -> dict[str, Any]:

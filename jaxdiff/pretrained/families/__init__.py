@@ -1,5 +1,6 @@
 """Families of checkpoints, by the class name that their config gives."""
 
+from jaxdiff.pretrained.families import adm, unet
 from jaxdiff.pretrained.families import autoencoder, text, unet
 from jaxdiff.pretrained.families.family import Family
 
@@ -7,6 +8,10 @@ FAMILIES: dict[str, Family] = {
     "AutoencoderKL": autoencoder.KL,
     "AutoencoderTiny": autoencoder.TINY,
     "ControlNetModel": unet.CONTROLNET,
+    "DhariwalUNet": adm.DHARIWAL_UNET,
+    "GuidedClassifier": adm.GUIDED_CLASSIFIER,
+    "GuidedUNet": adm.GUIDED_UNET,
+    "SongUNet": adm.SONG_UNET,
     "UNet2DConditionModel": unet.UNET2D_CONDITION,
     "UNet2DModel": unet.UNET2D,
     "BertModel": text.BERT,
