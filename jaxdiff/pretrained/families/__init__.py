@@ -3,6 +3,7 @@
 from jaxdiff.pretrained.families import adm, unet
 from jaxdiff.pretrained.families import autoencoder, text, unet
 from jaxdiff.pretrained.families.family import Family
+from jaxdiff.pretrained.families.transformer import TRANSFORMERS
 
 FAMILIES: dict[str, Family] = {
     "AutoencoderKL": autoencoder.KL,
@@ -21,4 +22,5 @@ FAMILIES: dict[str, Family] = {
     "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
     "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
+    **TRANSFORMERS,
 }
