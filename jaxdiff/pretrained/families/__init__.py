@@ -1,6 +1,6 @@
 """Families of checkpoints, by the class name that their config gives."""
 
-from jaxdiff.pretrained.families import autoencoder, text
+from jaxdiff.pretrained.families import autoencoder, features, text
 from jaxdiff.pretrained.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -11,6 +11,9 @@ FAMILIES: dict[str, Family] = {
     "CLIPTextModelWithProjection": text.CLIP_TEXT_PROJECTED,
     "CLIPVisionModel": text.CLIP_VISION,
     "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
+    "InceptionV3": features.INCEPTION,
+    "LPIPS": features.LPIPS,
+    "ResNet50": features.RESNET50,
     "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
 }
