@@ -144,7 +144,7 @@ def lpips_distance(
 
 
 def keras(path: pathlib.Path, tensors: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Logits of the layers-model at `path`, walked layer by layer; x as its first layer takes it."""
+    """Logits of the layers-model at `path`, layer by layer; x as its first layer takes it."""
     import torch
 
     layers = json.loads(path.read_text())["modelTopology"]["model_config"]["config"]["layers"]
@@ -208,7 +208,16 @@ def _nhwc(x: Any) -> np.ndarray:
 
 def main() -> None:
     """Write the answers to the photo in the fixtures, a few numbers of each."""
-    from tests.pretrained.test_real_weights import LPIPS_NETS, asked, files_of, lpips_of, photo
+    from tests.pretrained.offline import keras_tensors
+    from tests.pretrained.test_real_weights import (
+        LPIPS_NETS,
+        asked,
+        caffe,
+        enlarged,
+        files_of,
+        lpips_of,
+        photo,
+    )
 
     image = photo()
     answers: dict[str, np.ndarray] = {}
@@ -217,12 +226,9 @@ def main() -> None:
     answers["minilm"] = minilm(asked("minilm").parent, IDS)["sentence"][:, :64]
     for net in LPIPS_NETS:
         answers[f"lpips_{net}"] = lpips_distance(net, lpips_of(net), image, image[:, ::-1])
-    from tests.pretrained.offline import keras_tensors
-    from tests.pretrained.test_real_weights import caffe
-
     path = asked("resnet50")
     answers["resnet50"] = keras(path, keras_tensors(path), caffe(image))[:, :64]
-    answers["inception"] = scripted(asked("inception"), image)[:, :64]
+    answers["inception"] = scripted(asked("inception"), enlarged())[:, :64]
     FIXTURE.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(FIXTURE / "answers.npz", allow_pickle=False, **answers)
 
