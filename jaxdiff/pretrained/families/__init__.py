@@ -2,6 +2,7 @@
 
 from jaxdiff.pretrained.families import adm, unet
 from jaxdiff.pretrained.families import autoencoder, text, unet
+from jaxdiff.pretrained.families import autoencoder, features, text
 from jaxdiff.pretrained.families.family import Family
 from jaxdiff.pretrained.families.transformer import TRANSFORMERS
 
@@ -20,6 +21,9 @@ FAMILIES: dict[str, Family] = {
     "CLIPTextModelWithProjection": text.CLIP_TEXT_PROJECTED,
     "CLIPVisionModel": text.CLIP_VISION,
     "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
+    "InceptionV3": features.INCEPTION,
+    "LPIPS": features.LPIPS,
+    "ResNet50": features.RESNET50,
     "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
     **TRANSFORMERS,
