@@ -156,7 +156,7 @@ class UNet2D(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.channels, self.centred, self.remat, self.dtype = channels, centred, remat, dtype
-        self.any_size = any_size(levels, padding)
+        self.any_size, self.divided = any_size(levels, padding), clock.kind == "log_fourier"
         width = levels[0].width
         self.conv_in = conv(channels, width, size=sizes[0], dtype=dtype, rngs=rngs)
         inner = attach(self, clock, told, embed_dim, context_dim, rngs)
@@ -188,7 +188,7 @@ class UNet2D(nnx.Module):
             hw = _shape_after(skips, len(block.resnets))
             h = block(h, skips, call, _place("up", i, len(self.up_blocks), h), hw)
         h = self.conv_out(jax.nn.silu(self.conv_norm_out(h))).astype(jnp.float32)
-        return h / time[:, None, None, None] if self.clock.kind == "log_fourier" else h
+        return h / time[:, None, None, None] if self.divided else h
 
 
 def downs(levels: Sequence[Level], padding: int, rest: dict[str, Any]) -> nnx.List:

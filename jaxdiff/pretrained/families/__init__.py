@@ -1,7 +1,6 @@
 """Families of checkpoints, by the class name that their config gives."""
 
-from jaxdiff.pretrained.families import adm, unet
-from jaxdiff.pretrained.families import autoencoder, text, unet
+from jaxdiff.pretrained.families import adm, autoencoder, text, unet
 from jaxdiff.pretrained.families.family import Family
 
 FAMILIES: dict[str, Family] = {

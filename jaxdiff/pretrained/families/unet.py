@@ -254,7 +254,7 @@ def _told(config: Config) -> Told:
     return Told(
         labels=(rows or 0) if kind is None else 0,
         level=kind == "timestep",
-        pooled="sizes" if text_time else pooled.get(kind, ""),
+        pooled="sizes" if text_time else pooled.get(kind or "", ""),
         pooled_dim=0 if kind == "identity" else dim,
         size_width=config("addition_time_embed_dim", None) or 256,
         beside=config("class_embeddings_concat", False),
