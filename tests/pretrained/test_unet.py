@@ -15,7 +15,7 @@ from jaxdiff.pretrained.names import tensors_of
 from jaxdiff.pretrained.part import assemble
 from tests.pretrained.parity import ROOT, fixture, gap, nchw, nhwc
 
-UNETS = ["sd15", "sdxl", "unclip", "label", "ddpm", "film", "fourier"]
+UNETS = ["sd15", "sdxl", "unclip", "label", "ddpm", "film", "fourier", "ncsnpp"]
 NAMES = [f"unet_{name}" for name in UNETS] + ["controlnet_sd15", "controlnet_sdxl"]
 QUICK, SLOW = {"unet_sdxl", "unet_ddpm"}, pytest.mark.slow
 

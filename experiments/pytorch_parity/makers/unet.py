@@ -155,6 +155,19 @@ CASES: dict[str, Case] = {
         (3, 4, 4),
         dict(level=True),
     ),
+    "unet_ncsnpp": Case(
+        "UNet2DModel",
+        dict(
+            _SMALL,
+            down_block_types=("SkipDownBlock2D",) * 2,
+            up_block_types=("SkipUpBlock2D",) * 2,
+            time_embedding_type="fourier",
+            attention_head_dim=None,
+            norm_eps=1e-4,
+            mid_block_scale_factor=2**0.5,
+        ),
+        (3, 8, 4),
+    ),
     "controlnet_sd15": Case(
         "ControlNetModel",
         dict(
