@@ -68,8 +68,9 @@ def backward(part, io):
         return jax.jit(jax.grad(scalar, argnums=(0, 1)))(nhwc(io["x"]), kernel, part.params)
 
 
-def close(ours, theirs, tolerance):
-    return gap(ours, theirs) <= tolerance * max(1.0, float(np.abs(theirs).max()))
+def close(ours, theirs, tolerance, slack):
+    """Within the tolerance, or within a few times PyTorch's own error in float32."""
+    return gap(ours, theirs) <= max(tolerance * max(1.0, np.abs(theirs).max()), 4 * slack)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=SLOW) for n in NAMES])
@@ -78,7 +79,7 @@ def test_outputs_are_those_of_pytorch(name):
     theirs = [io[key] for key in sorted(k for k in io if k.startswith("out_"))]
     out = forward(part, io)
     assert len(out) == len(theirs)
-    assert all(close(nchw(a), b, 2e-6) for a, b in zip(out, theirs))
+    assert all(close(nchw(a), b, 2e-6, io["slack"][0]) for a, b in zip(out, theirs))
 
 
 @pytest.mark.slow
@@ -86,8 +87,8 @@ def test_outputs_are_those_of_pytorch(name):
 def test_gradients_are_those_of_pytorch(name):
     part, io = fixture(name)
     grad_x, grad_w = backward(part, io)
-    assert close(nchw(grad_x), io["grad_x"], 1e-5)
-    assert close(grad_w, io["grad_w"].transpose(2, 3, 1, 0), 1e-5)
+    assert close(nchw(grad_x), io["grad_x"], 1e-5, io["slack"][1])
+    assert close(grad_w, io["grad_w"].transpose(2, 3, 1, 0), 1e-5, io["slack"][2])
 
 
 @pytest.mark.parametrize("name", NAMES)
