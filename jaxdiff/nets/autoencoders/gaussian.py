@@ -169,7 +169,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """[b, h, w, latent] -> image [b, f h, f w, out]: the middle, levels upward, norm, convolution."""
+    """[b, h, w, latent] -> image [b, f h, f w, out]: middle, levels upward, norm, convolution."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ def check_image(image: Array, channels: int, factor: int) -> None:
     """
     if image.ndim != 4 or image.shape[-1] != channels:
         raise ValueError(
-            f"image has shape {image.shape}: this autoencoder takes [b, h, w, {channels}] in [-1, 1]"
+            f"image has shape {image.shape}: this autoencoder takes [b, h, w, {channels}]"
         )
     check_divisible(image.shape, factor, "one place of the code for so many pixels")
 
@@ -219,8 +219,8 @@ def check_code(code: Array, channels: int) -> None:
     """
     if code.ndim != 4 or code.shape[-1] != channels:
         raise ValueError(
-            f"the code has shape {code.shape}: this autoencoder takes [b, h, w, {channels}]; do the "
-            "latents belong to another one?"
+            f"the code has shape {code.shape}: this autoencoder takes [b, h, w, {channels}]; do "
+            "the latents belong to another one?"
         )
 
 

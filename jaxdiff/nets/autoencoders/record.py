@@ -24,7 +24,7 @@ _LEAST, _MOST = -30.0, 20.0  # of the log-variance, as the published encoders cl
 
 
 class Code(NamedTuple):
-    """What an encoder says: `mean` [b, h, w, c] and `logvar` of the same shape, or None for none."""
+    """What an encoder says: `mean` and `logvar`, each [b, h, w, c], or None for no variance."""
 
     mean: Float[Array, "b h w c"]
     logvar: Float[Array, "b h w c"] | None = None

@@ -140,11 +140,11 @@ class _Attention(nnx.Module):
         self.heads = block["heads"]
         width = block["width"]
         maps = {name: _linear(width, width, block) for name in ("query", "key", "value")}
-        setattr(self, "self", nnx.Dict(maps))  # the name in the checkpoints
+        self.self = nnx.Dict(maps)  # the name in the checkpoints
         self.output = _Sum(width, block)
 
     def __call__(self, x: Array, mask: Array | None) -> Array:
-        maps = getattr(self, "self")  # noqa: B009
+        maps = self.self
         q, k, v = (
             maps[name](x).reshape(*x.shape[:2], self.heads, -1)
             for name in ("query", "key", "value")

@@ -7,7 +7,6 @@ Reference: Radford et al. 2021, arXiv 2103.00020, section 2.4; Dosovitskiy et al
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike

@@ -201,8 +201,8 @@ class Placed(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"], hw: tuple[int, int]) -> Float[Array, "b n d"]:
         h = self.proj(x)
         # A buffer where the checkpoints come from: it is stored but not trained.
-        where = jax.lax.stop_gradient(middle(self.pos_embed.get_value(), *hw))
-        return h.reshape(x.shape[0], -1, h.shape[-1]) + where.astype(x.dtype)[None]
+        table = jax.lax.stop_gradient(jnp.asarray(self.pos_embed.get_value()))
+        return h.reshape(x.shape[0], -1, h.shape[-1]) + middle(table, *hw).astype(x.dtype)[None]
 
 
 class Block(nnx.Module):

@@ -1,7 +1,9 @@
 """Families of checkpoints, by the class name that their config gives."""
 
 from jaxdiff.pretrained.families import adm, autoencoder, text, unet
+from jaxdiff.pretrained.families import adm, autoencoder, features, text, unet
 from jaxdiff.pretrained.families.family import Family
+from jaxdiff.pretrained.families.transformer import TRANSFORMERS
 
 FAMILIES: dict[str, Family] = {
     "AutoencoderKL": autoencoder.KL,
@@ -18,6 +20,10 @@ FAMILIES: dict[str, Family] = {
     "CLIPTextModelWithProjection": text.CLIP_TEXT_PROJECTED,
     "CLIPVisionModel": text.CLIP_VISION,
     "CLIPVisionModelWithProjection": text.CLIP_VISION_PROJECTED,
+    "InceptionV3": features.INCEPTION,
+    "LPIPS": features.LPIPS,
+    "ResNet50": features.RESNET50,
     "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
+    **TRANSFORMERS,
 }

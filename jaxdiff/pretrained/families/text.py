@@ -1,8 +1,8 @@
 """Text encoders of transformers: CLIP (with its encoder of images), T5 and BERT.
 
 Files differ in a prefix: `text_model.` is there in the checkpoints of CLIPTextModel on the hub and
-lacks in those that a recent transformers writes; T5's and BERT's may belong to a larger model, whose
-other parts are left aside.
+lacks in those that a recent transformers writes; T5's and BERT's may belong to a larger model,
+whose other parts are left aside.
 """
 
 from collections.abc import Callable
