@@ -1,6 +1,7 @@
 """The U-Nets of published models: control, residuals, remat, and what is refused."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ from jaxdiff.nets.unet2d import (
 
 LOOK = Look("cross", heads=2)
 LEVELS = [Level(4, 1, LOOK, LOOK), Level(4, 1)]
-SHAPE = dict(levels=LEVELS, middle=Middle(LOOK), context_dim=3, groups=2)
-ADM = dict(widths=(4, 4), attention=(1,), depth=1, heads=2, groups=2, labels=3)
-EDM = dict(size=8, width=8, multipliers=(1, 1), depth=1, attention=(4,))
+SHAPE: dict[str, Any] = dict(levels=LEVELS, middle=Middle(LOOK), context_dim=3, groups=2)
+ADM: dict[str, Any] = dict(widths=(4, 4), attention=(1,), depth=1, heads=2, groups=2, labels=3)
+EDM: dict[str, Any] = dict(size=8, width=8, multipliers=(1, 1), depth=1, attention=(4,))
 MAKE = {
     "unet2d": lambda **more: unet2d(**SHAPE, **more),
     "adm": lambda **more: adm_unet(**ADM, **more),
@@ -136,7 +137,7 @@ def test_every_site_acts_and_remat_changes_nothing(name):
 
 
 def control_net():
-    hint = dict(hint_widths=(4, 4), levels=LEVELS, middle=Middle(LOOK))
+    hint: dict[str, Any] = dict(hint_widths=(4, 4), levels=LEVELS, middle=Middle(LOOK))
     return controlnet(**hint, context_dim=3, groups=2)
 
 
@@ -207,7 +208,7 @@ def call(net, *, channels=4, side=4, **cond):
 
 
 SIZED = Told(pooled="sizes", pooled_dim=5 + 2 * 4, size_width=4)
-TOKENS = dict(tokens=jnp.ones((2, 3, 3)))
+TOKENS: dict[str, Any] = dict(tokens=jnp.ones((2, 3, 3)))
 BAD = {
     "no levels": (lambda: unet2d(levels=[]), "levels is empty"),
     "heads": (lambda: call(unet2d(levels=[Level(4, 1, Look("self", 3))], groups=2)), "divide"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxdiff.pretrained import make_net
 from jaxdiff.pretrained.names import tensors_of
 from tests.pretrained.parity import ROOT, fixture, gap, nchw, nhwc
 
@@ -64,3 +65,31 @@ def test_names_and_numbers_go_there_and_back(name):
     assert sorted(ours) == sorted(theirs)
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value)
+
+
+REFUSED = {
+    "size": (dict(_class_name="GuidedUNet", image_size=100), "image_size is 100"),
+    "pool": (dict(_class_name="GuidedClassifier", classifier_pool="spatial"), "'spatial'"),
+    "unknown": (dict(_class_name="GuidedUNet", conv_resample=True), "conv_resample = True"),
+    "embedding": (dict(_class_name="SongUNet", embedding_type="learned"), "'learned'"),
+    "encoder": (dict(_class_name="SongUNet", encoder_type="deep"), "encoder is 'deep'"),
+    "dhariwal": (dict(_class_name="DhariwalUNet", encoder_type="skip"), "encoder_type = 'skip'"),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_knobs_that_are_not_known_are_refused_by_name(case):
+    config, said = REFUSED[case]
+    with pytest.raises(ValueError, match=said):
+        make_net(config)
+
+
+def test_super_resolution_takes_the_small_image_beside_x():
+    flags = dict(_class_name="GuidedUNet", large_size=256, small_size=64, num_channels=32)
+    net = make_net(flags)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    time = jax.ShapeDtypeStruct((1,), np.float32)
+    assert jax.eval_shape(net.apply, params, x, time, {"image": x}).shape == (1, 64, 64, 3)
+    with pytest.raises(ValueError, match="3 channels"):
+        jax.eval_shape(net.apply, params, x, time)

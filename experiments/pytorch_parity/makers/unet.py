@@ -5,6 +5,7 @@
 needs torch and diffusers. Every case is a class, its config, and the inputs besides x and time; the
 gradients are those of sum(out * cotangent) with respect to x and the weight of conv_in. Times are
 small: at t = 1000 the last bit of a rate, where PyTorch and XLA differ, is 6e-5 of an angle.
+`slack` is how far PyTorch's float32 is from its float64: some gradients of nets so small are steep.
 """
 
 import pathlib
@@ -155,6 +156,19 @@ CASES: dict[str, Case] = {
         (3, 4, 4),
         dict(level=True),
     ),
+    "unet_ncsnpp": Case(
+        "UNet2DModel",
+        dict(
+            _SMALL,
+            down_block_types=("SkipDownBlock2D",) * 2,
+            up_block_types=("SkipUpBlock2D",) * 2,
+            time_embedding_type="fourier",
+            attention_head_dim=None,
+            norm_eps=1e-4,
+            mid_block_scale_factor=2**0.5,
+        ),
+        (3, 8, 4),
+    ),
     "controlnet_sd15": Case(
         "ControlNetModel",
         dict(
@@ -201,18 +215,41 @@ def make_one(folder: pathlib.Path, case: Case, seed: int) -> None:
     randomise(net)
     folder.mkdir(parents=True, exist_ok=True)
     net.save_pretrained(folder, safe_serialization=True)
-    x = torch.randn(BATCH, *case.shape).requires_grad_()
-    time = torch.tensor([3.0, 41.0])
+    x, time = torch.randn(BATCH, *case.shape), torch.tensor([3.0, 41.0])
     given = draw(case.given)
-    out = call(case.name, net, x, time, given)
-    parts = out if isinstance(out, list) else [out]
-    cotangents = [torch.randn_like(part) for part in parts]
-    sum((c * part).sum() for c, part in zip(cotangents, parts)).backward()
-    arrays = dict(x=x, time=time, grad_x=x.grad, grad_w=net.conv_in.weight.grad)
+    with torch.no_grad():
+        plain = call(case.name, net, x, time, given)
+    shapes = [part.shape for part in (plain if isinstance(plain, list) else [plain])]
+    cotangents = [torch.randn(shape) for shape in shapes]
+    *parts, grad_x, grad_w = run(case.name, net, x, time, given, cotangents)
+    wide = [as_double(value) for value in (x, time, given, cotangents)]
+    exact = run(case.name, net.double(), *wide)
+    gaps = [float((a - b).abs().max()) for a, b in zip((*parts, grad_x, grad_w), exact)]
+    slack = [max(gaps[:-2]), gaps[-2], gaps[-1]]
+    arrays = dict(x=x, time=time, grad_x=grad_x, grad_w=grad_w, slack=torch.tensor(slack))
     arrays |= {f"out_{i}": part for i, part in enumerate(parts)}
     arrays |= {f"cotangent_{i}": part for i, part in enumerate(cotangents)}
     arrays |= {f"cond_{key}": value for key, value in flat(given).items()}
     np.savez(folder / "io.npz", **{k: v.detach().numpy() for k, v in arrays.items()})
+
+
+def run(name: str, net: Any, x: Any, time: Any, given: Any, cotangents: Any) -> list[Any]:
+    """Outputs, and the gradients with respect to x and the weight of conv_in."""
+    x = x.clone().requires_grad_()
+    net.zero_grad()
+    out = call(name, net, x, time, given)
+    parts = out if isinstance(out, list) else [out]
+    sum((c * part).sum() for c, part in zip(cotangents, parts)).backward()
+    return [*(part.detach() for part in parts), x.grad, net.conv_in.weight.grad.clone()]
+
+
+def as_double(value: Any) -> Any:
+    """The same in double precision, where it is of floating point."""
+    if isinstance(value, dict):
+        return {key: as_double(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_double(inner) for inner in value]
+    return value.double() if value.is_floating_point() else value
 
 
 def randomise(net: Any) -> None:
@@ -279,7 +316,7 @@ def told_guidance(net: Any, scale: Any) -> Any:
     from diffusers import LatentConsistencyModelPipeline as Pipeline
 
     width = net.config.time_cond_proj_dim
-    return Pipeline.get_guidance_scale_embedding(None, scale - 1, embedding_dim=width)
+    return Pipeline.get_guidance_scale_embedding(None, scale - 1, width, scale.dtype)
 
 
 def flat(given: Mapping[str, Any]) -> dict[str, Any]:

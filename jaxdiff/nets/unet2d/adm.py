@@ -487,9 +487,7 @@ def _descend(net: Any, h: Array, embedding: Array, given: Given) -> tuple[Array,
     return _run(net.middle_block, place, h, embedding, given, net.remat), skips
 
 
-def _run(
-    block: Any, place: Site, h: Array, embedding: Array, given: Given, remat: bool
-) -> Array:
+def _run(block: Any, place: Site, h: Array, embedding: Array, given: Given, remat: bool) -> Array:
     def run(h: Array, embedding: Array) -> Array:
         for m in range(len(block)):
             inner = _place(place.stage, f"{place.path}/{m}", place.level, place.index, h)

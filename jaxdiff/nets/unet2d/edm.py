@@ -206,7 +206,7 @@ class Block(nnx.Module):
         self.film, self.scale = not song, (math.sqrt(0.5) if song else 1.0)
         self.heads = _heads(step, style)
         self.resample = _resample(step.kind, style.taps)
-        rest = dict(dtype=dtype, rngs=rngs)
+        rest: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.norm0 = GroupNorm(step.inputs, groups=groups(step.inputs), eps=eps)
         self.conv0 = conv(step.inputs, width, **rest)
         self.affine = linear(embed_dim, width if song else 2 * width, rngs=rngs)
@@ -372,7 +372,7 @@ def decoder_steps(
 def _modules(
     steps: Sequence[Step], style: Style, embed_dim: int, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> Any:
-    rest = dict(dtype=dtype, rngs=rngs)
+    rest: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
     make: dict[str, Callable[[Step], Any]] = {
         "conv": lambda s: conv(s.inputs, s.width, **rest),
         "aux_skip": lambda s: conv(s.inputs, s.width, size=1, **rest),
@@ -412,7 +412,7 @@ def _decode(
     aux, normed = None, h
     for step in net.up:
         if step.kind == "aux_up":
-            aux = double(aux, net.style.taps)
+            aux = None if aux is None else double(aux, net.style.taps)
         elif step.kind == "aux_norm":
             normed = net.dec[step.name](h)
         elif step.kind == "aux_conv":

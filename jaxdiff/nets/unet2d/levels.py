@@ -38,8 +38,8 @@ class Look(NamedTuple):
 class Level(NamedTuple):
     """One resolution: its width, its blocks down (one more up), their attention, its changes.
 
-    `shrink` and `grow` are "conv" or "resnet" (a residual block changes the resolution); on
-    "pyramid" the image itself is carried along, as NCSN++ does.
+    `shrink` and `grow` are "conv" or "resnet" (a residual block changes the resolution). With
+    `pyramid`, which all levels have or none, the image itself is carried along, as NCSN++ does.
     """
 
     width: int
@@ -48,6 +48,7 @@ class Level(NamedTuple):
     up: Look | None = None
     shrink: str = "conv"
     grow: str = "conv"
+    pyramid: bool = False
 
 
 class Middle(NamedTuple):
@@ -189,12 +190,14 @@ class Between(nnx.Module):
         return h
 
 
-def pair(h: Array, resnet: Any, look: Any, call: Call, place: Site, i: int) -> Array:
-    """Residual block `i` of the part at `place`, then its attention: the unit of remat."""
+def pair(
+    h: Array, resnet: Any, look: Any, call: Call, place: Site, i: int, *, at: int | None = None
+) -> Array:
+    """Residual block `i` of the part at `place`, then its attention (`at`): the unit of remat."""
     control = call.given.control
     hw = h.shape[1], h.shape[2]
     block = replace(place, path=f"{place.path}/resnets/{i}", index=i, hw=hw)
-    seeing = replace(block, path=f"{place.path}/attentions/{i}")
+    seeing = replace(block, path=f"{place.path}/attentions/{i if at is None else at}")
 
     def run(h: Array, embedding: Array) -> Array:
         h = resnet(h, embedding, control=control, place=block)

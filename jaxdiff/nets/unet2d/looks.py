@@ -11,6 +11,7 @@ feed-forward map: Shazeer 2020, arXiv 2002.05202, eq. 6 (GEGLU).
 """
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +216,8 @@ class FeedForward(nnx.Module):
 
     def __init__(self, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         gate = nnx.Dict({"proj": linear(width, 8 * width, dtype=dtype, rngs=rngs)})
-        self.net = nnx.Dict({"0": gate, "2": linear(4 * width, width, dtype=dtype, rngs=rngs)})
+        last = linear(4 * width, width, dtype=dtype, rngs=rngs)
+        self.net: Any = nnx.Dict({"0": gate, "2": last})
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         value, gate = jnp.split(self.net["0"]["proj"](x), 2, axis=-1)

@@ -25,6 +25,7 @@ from jaxdiff.nets.layers import GroupNorm, check_divisible, conv
 from jaxdiff.nets.unet2d.embedding import NOTHING, Clock, Told, attach, embed, extras
 from jaxdiff.nets.unet2d.levels import PLAIN, Between, Call, Down, Level, Look, Middle, Up
 from jaxdiff.nets.unet2d.looks import SelfAttention, Transformer
+from jaxdiff.nets.unet2d.pyramid import PyramidDown, PyramidUp
 from jaxdiff.nets.unet2d.residual import Resnet
 from jaxdiff.types import Net, PyTree, Site
 
@@ -156,7 +157,7 @@ class UNet2D(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.channels, self.centred, self.remat, self.dtype = channels, centred, remat, dtype
-        self.any_size = any_size(levels, padding)
+        self.any_size, self.divided = any_size(levels, padding), clock.kind == "log_fourier"
         width = levels[0].width
         self.conv_in = conv(channels, width, size=sizes[0], dtype=dtype, rngs=rngs)
         inner = attach(self, clock, told, embed_dim, context_dim, rngs)
@@ -181,20 +182,23 @@ class UNet2D(nnx.Module):
         x, time = with_image(self, x, given), times(time, x.shape[0])
         call = Call(vector(self, time, given, x.shape), given, self.remat)
         added = _added(given.residuals, self)
-        h, skips = descend(self, self.conv_in(x.astype(self.dtype)), call, added.inner)
+        x = x.astype(self.dtype)
+        h, skips = descend(self, self.conv_in(x), call, added.inner, x)
         skips = [s + a for s, a in zip(skips, added.skips)] if added.skips else skips
         h = h if added.middle is None else h + added.middle
-        for i, block in enumerate(self.up_blocks):
-            hw = _shape_after(skips, len(block.resnets))
-            h = block(h, skips, call, _place("up", i, len(self.up_blocks), h), hw)
-        h = self.conv_out(jax.nn.silu(self.conv_norm_out(h))).astype(jnp.float32)
-        return h / time[:, None, None, None] if self.clock.kind == "log_fourier" else h
+        h, image = _ascend(self, h, skips, call)
+        h = self.conv_out(jax.nn.silu(self.conv_norm_out(h)))
+        h = (h if image is None else h + image).astype(jnp.float32)
+        return h / time[:, None, None, None] if self.divided else h
 
 
 def downs(levels: Sequence[Level], padding: int, rest: dict[str, Any]) -> nnx.List:
     """The levels on the way down."""
     widths = [levels[0].width, *(level.width for level in levels)]
     last = len(levels) - 1
+    if levels[0].pyramid:
+        steps = [PyramidDown(l, widths[i], last=i == last, **rest) for i, l in enumerate(levels)]
+        return nnx.List(steps)
     return nnx.List(
         [
             Down(level, widths[i], last=i == last, padding=padding, **rest)
@@ -218,14 +222,26 @@ def skip_widths(levels: Sequence[Level]) -> list[int]:
 def resnet_maker(
     embed_dim: int, groups: int, eps: float, film: bool, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> Callable[..., Resnet]:
-    """`make(inputs, width, scale=, resample=)` of this network's residual blocks."""
+    """`make(inputs, width, ...)` of this network's residual blocks."""
+    norm_groups = groups
 
-    def make(inputs: int, width: int, *, scale: float = 1.0, resample: Any = None) -> Resnet:
+    def make(
+        inputs: int,
+        width: int,
+        *,
+        scale: float = 1.0,
+        resample: Any = None,
+        groups: int | None = None,
+        after: int | None = None,
+        short: bool = False,
+    ) -> Resnet:
         return Resnet(
             inputs,
             width,
             embed_dim=embed_dim,
-            groups=groups,
+            groups=norm_groups if groups is None else groups,
+            after=after,
+            short=short,
             eps=eps,
             film=film,
             scale=scale,
@@ -312,17 +328,32 @@ def vector(net: Any, time: Array, given: Given, shape: Sequence[int]) -> Array:
 
 
 def descend(
-    net: Any, h: Array, call: Call, inner: Sequence[Array] = ()
+    net: Any, h: Array, call: Call, inner: Sequence[Array] = (), image: Array | None = None
 ) -> tuple[Array, list[Array]]:
     """Down and through the middle: its output, and the skips."""
     skips, count = [h], len(net.down_blocks)
     for i, block in enumerate(net.down_blocks):
-        own = inner[i] if i < len(inner) else None
-        h, made = block(h, call, _place("down", i, count, h), own)
+        place = _place("down", i, count, h)
+        if isinstance(block, PyramidDown):
+            h, made, image = block(h, image, call, place)
+        else:
+            h, made = block(h, call, place, inner[i] if i < len(inner) else None)
         skips += made
     if net.mid_block is not None:
         h = net.mid_block(h, call, _place("middle", 0, count, h))
     return (h + inner[count] if len(inner) > count else h), skips
+
+
+def _ascend(net: UNet2D, h: Array, skips: list[Array], call: Call) -> tuple[Array, Array | None]:
+    """Up: the last features, and the image of a pyramid."""
+    image = None
+    for i, block in enumerate(net.up_blocks):
+        place = _place("up", i, len(net.up_blocks), h)
+        if isinstance(block, PyramidUp):
+            h, image = block(h, skips, image, call, place)
+        else:
+            h = block(h, skips, call, place, _shape_after(skips, len(block.resnets)))
+    return h, image
 
 
 def check_levels(levels: Sequence[Level], middle: Middle | None, context_dim: int) -> None:
@@ -340,6 +371,8 @@ def check_levels(levels: Sequence[Level], middle: Middle | None, context_dim: in
                 raise ValueError(f"level.{name} is {way!r}: it must be 'conv' or 'resnet'")
         if level.depth < 1:
             raise ValueError(f"level.depth is {level.depth}: it must be at least 1")
+    if len({level.pyramid for level in levels}) > 1:
+        raise ValueError("level.pyramid is set for some levels only: set it for all, or for none")
     crossing = any(look is not None and look.kind == "cross" for look in looks)
     if crossing != (context_dim > 0):
         said = "looks at tokens" if crossing else "looks at no tokens"
@@ -349,14 +382,21 @@ def check_levels(levels: Sequence[Level], middle: Middle | None, context_dim: in
 def any_size(levels: Sequence[Level], padding: int) -> bool:
     """Whether the way up meets the skips at any size, instead of at multiples only."""
     ways = [way for level in levels[:-1] for way in (level.shrink,)]
-    return padding == 1 and all(way == "conv" for way in [*ways, *(l.grow for l in levels[1:])])
+    return (
+        not levels[0].pyramid
+        and padding == 1
+        and all(way == "conv" for way in [*ways, *(l.grow for l in levels[1:])])
+    )
 
 
 def _ups(levels: Sequence[Level], rest: dict[str, Any]) -> nnx.List:
     skips, wide, made = skip_widths(levels), levels[-1].width, []
     for i, level in reversed(list(enumerate(levels))):
         before = [wide, *[level.width] * level.depth]
-        made.append(Up(level, [w + skips.pop() for w in before], last=i == 0, **rest))
+        if level.pyramid:
+            made.append(PyramidUp(level, [(w, skips.pop()) for w in before], last=i == 0, **rest))
+        else:
+            made.append(Up(level, [w + skips.pop() for w in before], last=i == 0, **rest))
         wide = level.width
     return nnx.List(made)
 
@@ -370,7 +410,7 @@ def _added(residuals: Any, net: UNet2D) -> Residuals:
             "inner), as a control network returns them"
         )
     levels = net.down_blocks
-    count = 1 + sum(len(d.resnets) + (d.downsamplers is not None) for d in levels)
+    count = sum(len(d.resnets) + 1 for d in levels)
     if len(residuals.skips) not in (0, count):
         raise ValueError(
             f"cond['residuals'] has {len(residuals.skips)} skips: the network has {count}"

@@ -189,6 +189,7 @@ def _plain_levels(config: Config, widths: Sequence[int]) -> list[Level]:
                 _look(config, up, width, dim, 1, False),
                 _change(down, shrink),
                 _change(up, grow),
+                _pyramid(config, down, up),
             )
         )
     return levels
@@ -199,6 +200,16 @@ def _change(kind: str, given: str) -> str:
     if kind.startswith("Attn"):
         return given or "conv"
     return "resnet" if kind.startswith("Resnet") else "conv"
+
+
+def _pyramid(config: Config, down: str, up: str) -> bool:
+    carried = "Skip" in down, "Skip" in up
+    if carried[0] != carried[1]:
+        raise ValueError(
+            f"{config.name}: {down} beside {up}, which jaxdiff does not have; it has both with the "
+            "image, or both without"
+        )
+    return carried[0]
 
 
 def _plain_middle(config: Config, width: int, groups: int, film: bool) -> Middle | None:
@@ -254,7 +265,7 @@ def _told(config: Config) -> Told:
     return Told(
         labels=(rows or 0) if kind is None else 0,
         level=kind == "timestep",
-        pooled="sizes" if text_time else pooled.get(kind, ""),
+        pooled="sizes" if text_time else pooled.get(kind or "", ""),
         pooled_dim=0 if kind == "identity" else dim,
         size_width=config("addition_time_embed_dim", None) or 256,
         beside=config("class_embeddings_concat", False),
@@ -283,6 +294,8 @@ def _types(
     side = "Down" if key.startswith("down") else "Up"
     known = {f"{side}Block2D", f"Attn{side}Block2D", f"CrossAttn{side}Block2D"}
     known.add(f"Resnet{side}sampleBlock2D")
+    if config.name == "UNet2DModel":
+        known |= {f"Skip{side}Block2D", f"AttnSkip{side}Block2D"}
     found = tuple(kind.removeprefix("UNetRes") for kind in config(key, default))
     for kind in found:
         if kind not in known:
