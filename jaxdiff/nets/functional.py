@@ -72,13 +72,13 @@ def bridge(
     >>> module(init(jax.random.key(0))).layer(jnp.ones((4, 2))).shape
     (4, 3)
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: make(_rngs(jax.random.key(0)))))
     slots = tuple(nnx.to_flat_state(state))
     _only_params(slots)
     expected = _nest({path: slot.get_value() for path, slot in slots})
 
     def init(key: Array) -> PyTree:
-        found = nnx.to_flat_state(nnx.state(make(nnx.Rngs(key))))
+        found = nnx.to_flat_state(nnx.state(make(_rngs(key))))
         return _nest({path: slot.get_value() for path, slot in found})
 
     def module(params: PyTree) -> _Module:
@@ -87,6 +87,26 @@ def bridge(
         return nnx.merge(graph, nnx.from_flat_state(filled))
 
     return init, module
+
+
+def _rngs(key: Array) -> nnx.Rngs:
+    """`nnx.Rngs(key)` and its keys, with the count of draws outside the trace.
+
+    A count inside has the whole trace searched at each draw: for networks of a thousand parameters
+    construction took minutes instead of seconds.
+    """
+    rngs = nnx.Rngs(key)
+    rngs.default = _Draws(key)
+    return rngs
+
+
+class _Draws:
+    def __init__(self, key: Array):
+        self.key, self.count = key, 0
+
+    def __call__(self) -> Array:
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count - 1)
 
 
 def check_params(net: Net, params: PyTree) -> None:
