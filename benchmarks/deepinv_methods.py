@@ -18,6 +18,7 @@ def methods(denoiser, steps, noise):
     fidelity = deepinv.optim.L2()
     return {
         "DPS": sampling.DPS(denoiser, num_steps=steps + 1, dtype=f32),
+        "DPS, a rate": sampling.DPS(denoiser, num_steps=steps + 1, guidance="annealed", dtype=f32),
         "PiGDM": pigdm,
         "DiffPIR": sampling.DiffPIR(denoiser, fidelity, sigma=noise, max_iter=steps),
         "DDRM": sampling.DDRM(denoiser, sigmas=np.geomspace(20.0, 0.015, steps)),

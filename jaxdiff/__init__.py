@@ -24,6 +24,8 @@ if typing.TYPE_CHECKING:
     from jaxdiff import losses as losses
     from jaxdiff import metrics as metrics
     from jaxdiff import nets as nets
+    from jaxdiff import pipelines as pipelines
+    from jaxdiff import pretrained as pretrained
     from jaxdiff import process as process
     from jaxdiff import samplers as samplers
     from jaxdiff import training as training
@@ -39,6 +41,7 @@ if typing.TYPE_CHECKING:
     from jaxdiff.guidance import chain as chain
     from jaxdiff.guidance import edited as edited
     from jaxdiff.guidance import pulled as pulled
+    from jaxdiff.pretrained import load as load
     from jaxdiff.samplers import sample as sample
 
 _MODULES = (
@@ -49,6 +52,8 @@ _MODULES = (
     "losses",
     "metrics",
     "nets",
+    "pipelines",
+    "pretrained",
     "process",
     "samplers",
     "training",
@@ -63,6 +68,7 @@ _NAMES = {
     "cfg": "denoise",
     "chain": "guidance",
     "edited": "guidance",
+    "load": "pretrained",
     "mix": "denoise",
     "model": "denoise",
     "pulled": "guidance",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli, experiment
 from jaxdiff.cli import main
+from jaxdiff.data.grids import write_grid
 from jaxdiff.experiment import run as running
 from tests.tiny_run import command, compiled_once, pictures
 
@@ -41,6 +42,11 @@ def run(photos, tmp_path_factory):
 def _size(path):
     with Image.open(path) as image:
         return image.size
+
+
+def _pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def _number(name, out):
@@ -90,6 +96,20 @@ def test_sample_is_fixed_by_its_seed_and_not_by_n(run, tmp_path):
     assert a.shape == (3, 8, 8, 1)
     assert np.abs(a - b[:3]).max() <= 1
     assert np.abs(a - c).max() > 1
+
+
+def test_sample_like_repeats_a_picture(run, tmp_path, capsys):
+    first, again, other = (tmp_path / f"{name}.png" for name in "abc")
+    argv = ["--label", "up", "--n", "3", "--steps", "3", "--seed", "5", "--scale", "2"]
+    assert main(["sample", str(run), *argv, "--out", str(first)]) == 0
+    assert main(["sample", "--like", str(first), "--out", str(again)]) == 0
+    assert main(["sample", "--like", str(again), "--seed", "6", "--out", str(other)]) == 0
+    a, b, c = (_pixels(path) for path in (first, again, other))
+    assert (a == b).all()
+    assert (a != c).any()
+    write_grid(tmp_path / "d.png", np.zeros((1, 8, 8, 1), np.uint8))
+    _fails(capsys, ["sample", "--like", tmp_path / "d.png"], "does not say how it was made")
+    _fails(capsys, ["sample"], "RUN is missing")
 
 
 @pytest.mark.parametrize("method", ["pigdm", "mmps", "ddnm"])

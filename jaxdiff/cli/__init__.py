@@ -33,7 +33,10 @@ The same command resumes; Ctrl-C saves first.""",
     "sample": """
   jaxdiff sample runs/fashion_mnist
   jaxdiff sample runs/fashion_mnist --label Sandal "Ankle boot" --n 20 --scale 3
-  jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png""",
+  jaxdiff sample runs/photos --steps 50 --sampler heun --seed 1 --out photos.png
+  jaxdiff sample --like photos.png --seed 2      the same again, with another seed
+  jaxdiff sample stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a (red:1.3) house"
+  jaxdiff sample checkpoints/dit --label 207 360 --scale 4""",
     "restore": """
   jaxdiff restore runs/fashion_mnist shirt.png --task box
   jaxdiff restore runs/fashion_mnist a.png b.png --task superres --method mmps
@@ -43,6 +46,9 @@ The same command resumes; Ctrl-C saves first.""",
   jaxdiff evaluate runs/fashion_mnist --metrics frechet,kernel --n 500 --scale 1.5
   jaxdiff evaluate runs/photos --metrics frechet --features real.npz made.npz
   jaxdiff evaluate runs/photos --metrics psnr,ssim --images originals/ restored/""",
+    "convert": """
+  jaxdiff convert --unsafe-pickle model.pt model.safetensors      a pickle whose maker you trust
+  jaxdiff convert model.safetensors out --config config.json      into the layout of diffusers""",
     "demo": """
   jaxdiff demo                                   pictures in out/demo""",
 }
@@ -72,7 +78,7 @@ def _verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.A
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxdiff",
-        description="Diffusion models in JAX: train, sample, restore, evaluate.",
+        description="Diffusion models in JAX: train, sample, restore, evaluate, convert.",
         epilog="examples:" + _EXAMPLES[""],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -82,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample(_verb(verbs, "sample", "draw samples from a run"))
     _restore(_verb(verbs, "restore", "restore measured pictures by posterior sampling"))
     _evaluate(_verb(verbs, "evaluate", "measure a run"))
+    _convert(_verb(verbs, "convert", "bring weights into another layout"))
     _demo(_verb(verbs, "demo", "train, sample and restore embedded images, and check the figures"))
     return parser
 
@@ -94,15 +101,22 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 
 def _sample(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", help="a run folder")
-    p.add_argument("--label", nargs="+", default=[], help="names or numbers of classes, in turn")
+    p.add_argument("run", nargs="?", help="a run folder, or a checkpoint: a folder or OWNER/NAME")
+    p.add_argument("--like", metavar="PICTURE", help="repeat how this picture was made")
+    p.add_argument("--label", nargs="+", help="names or numbers of classes, in turn")
     p.add_argument("--scale", type=float, help="of classifier-free guidance; 1 is none")
-    p.add_argument("--n", type=int, default=16, help="how many (16)")
+    p.add_argument("--n", type=int, help="how many (16)")
     p.add_argument("--steps", type=int, help="of the sampler (as in the config)")
     p.add_argument(
         "--sampler", help="adams_moulton, dpmpp_2m, unipc, deis, heun, ... (as in the config)"
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, help="(0)")
+    p.add_argument("--prompt", nargs="+", help="checkpoints: texts, in turn")
+    p.add_argument("--negative", help="checkpoints: what to keep away from")
+    p.add_argument("--size", type=int, help="checkpoints: pixels a side (as trained)")
+    p.add_argument("--image", help="checkpoints: a picture to begin with")
+    p.add_argument("--strength", type=float, help="checkpoints: how far to leave it (.8)")
+    p.add_argument("--variant", help="checkpoints: of the weights, fp16 or bf16")
     p.add_argument("--out", help="a .png, or a .npy of the values (RUN/samples/sample.png)")
 
 
@@ -127,6 +141,14 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--features", nargs=2, metavar="FILE", help=".npy or .npz of features [n, d]")
     p.add_argument("--images", nargs=2, metavar="PLACE", help="two folders, or .npy of images")
+
+
+def _convert(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", help="weights: .safetensors, a folder, or a pickle")
+    p.add_argument("target", help="a .safetensors file, or with --config a folder")
+    p.add_argument("--config", help="config.json of the network that the weights belong to")
+    p.add_argument("--unsafe-pickle", action="store_true", help="read a pickle: RUNS ITS CODE")
+    p.add_argument("--key", default="", help="the part of a pickle to take: state_dict, ema, ...")
 
 
 def _demo(p: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdiff import experiment
+from jaxdiff.cli import prompted
 from jaxdiff.cli.files import chunks
-from jaxdiff.data.grids import write_picture
+from jaxdiff.data.grids import read_recipe, write_picture
 from jaxdiff.data.values import to_uint8
 from jaxdiff.denoise import Model
 from jaxdiff.experiment import Experiment
@@ -19,8 +22,21 @@ CHUNK = 50
 """Samples drawn in one call."""
 
 
+_DEFAULTS = {"label": [], "n": 16, "seed": 0, "steps": None, "sampler": None, "scale": None}
+"""What a picture's recipe repeats, and what holds where neither it nor the user says."""
+
+
 def run(args: argparse.Namespace) -> None:
     """Draw samples, class by class, and write them."""
+    like = read_recipe(args.like) if args.like else {}
+    args.run = args.run or like.get("run")
+    if args.run is None:
+        raise ValueError("RUN is missing: give a run folder, or --like PICTURE")
+    if prompted.is_checkpoint(args.run):
+        return prompted.run(args, like)
+    for key, default in _DEFAULTS.items():
+        if getattr(args, key) is None:
+            setattr(args, key, like.get(key, default))
     model, found, config = experiment.load(args.run)
     for key, value in (("steps", args.steps), ("sampler", args.sampler), ("scale", args.scale)):
         if value is not None:
@@ -28,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     labels = [experiment.label_of(found.info, text) for text in args.label]
     x = many(config, found, model, args.seed, args.n, labels)
     out = pathlib.Path(args.out or pathlib.Path(args.run) / "samples" / "sample.png")
-    write(out, x, columns=_columns(found.info.classes, labels, args.n))
+    recipe = {"run": str(args.run)} | {key: getattr(args, key) for key in _DEFAULTS}
+    write(out, x, columns=_columns(found.info.classes, labels, args.n), recipe=recipe)
     print(f"{args.n} samples in {out}")
 
 
@@ -60,10 +77,16 @@ def _columns(classes: int, labels: list[int], n: int) -> int | None:
     return turn if 2 <= turn <= min(n, 20) else None
 
 
-def write(out: pathlib.Path, x: np.ndarray, *, columns: int | None = None) -> None:
+def write(
+    out: pathlib.Path,
+    x: np.ndarray,
+    *,
+    columns: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
     """Write samples as a picture, or as an array if the name ends in .npy (images as bytes)."""
     if out.suffix != ".npy":
-        return write_picture(out, x, columns=columns)
+        return write_picture(out, x, columns=columns, recipe=recipe)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         np.save(out, to_uint8(x) if x.ndim == 4 else x)

@@ -1,9 +1,10 @@
 """Pictures of what a model made: images side by side, points as a density."""
 
+import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,12 @@ def density(points: Float[np.ndarray, "n 2"], *, size: int = 256) -> UInt8[np.nd
 
 
 def write_grid(
-    path: str | os.PathLike[str], x: Any, *, columns: int | None = None, zoom: int = 1
+    path: str | os.PathLike[str],
+    x: Any,
+    *,
+    columns: int | None = None,
+    zoom: int = 1,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write images as one PNG.
 
@@ -52,6 +58,7 @@ def write_grid(
       x: [n, h, w, c], floats in [-1, 1] or uint8; c is 1, 3 or 4.
       columns: images a row.
       zoom: every pixel becomes zoom x zoom.
+      recipe: how they were made, kept in the file for `read_recipe`.
 
     Raises:
       OSError: if the file cannot be written; the message names it.
@@ -60,15 +67,25 @@ def write_grid(
     values = np.asarray(x)
     bytes_ = values if values.dtype == np.uint8 else np.asarray(to_uint8(values))
     page = tiled(bytes_, columns=columns)
-    _write(path, page.repeat(zoom, 0).repeat(zoom, 1))
+    _write(path, page.repeat(zoom, 0).repeat(zoom, 1), recipe)
 
 
-def write_picture(path: str | os.PathLike[str], x: Any, *, columns: int | None = None) -> None:
-    """Write samples as one PNG: images [n, h, w, c] as a grid, points [n, 2] as a density."""
+def write_picture(
+    path: str | os.PathLike[str],
+    x: Any,
+    *,
+    columns: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Write samples as one PNG: images [n, h, w, c] as a grid, points [n, 2] as a density.
+
+    `recipe`, how they were made, is kept in the file for `read_recipe`.
+    """
     if np.ndim(x) == 4:
-        write_grid(path, x, columns=columns, zoom=max(1, 64 // np.shape(x)[1]))
+        zoom = max(1, 64 // np.shape(x)[1])
+        write_grid(path, x, columns=columns, zoom=zoom, recipe=recipe)
     elif np.ndim(x) == 2 and np.shape(x)[1] == 2:
-        _write(path, density(np.asarray(x)))
+        _write(path, density(np.asarray(x)), recipe)
     else:
         raise ValueError(f"samples of shape {np.shape(x)} have no picture: [n, h, w, c] or [n, 2]")
 
@@ -90,13 +107,47 @@ def write_beside(
     _write(path, np.concatenate(padded, axis=1)[:, :-gap, None])
 
 
-def _write(path: str | os.PathLike[str], page: np.ndarray) -> None:
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How a picture of this library was made, as its file says.
+
+    Raises:
+      ValueError: if it is no picture, or does not say.
+    """
     from PIL import Image
 
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(_KEY)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if text is None:
+        raise ValueError(f"{path} does not say how it was made: it was written by something else")
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: what it says of how it was made is damaged") from error
+
+
+_KEY = "jaxdiff"
+
+
+def _write(
+    path: str | os.PathLike[str], page: np.ndarray, recipe: Mapping[str, Any] | None = None
+) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
     file = pathlib.Path(path)
+    said: dict[str, Any] = {}
+    if recipe is not None and file.suffix == ".png":
+        info = PngInfo()
+        info.add_itxt(_KEY, json.dumps(dict(recipe), ensure_ascii=False))
+        said = {"pnginfo": info}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(file)
+        Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(file, **said)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(error.errno, f"the picture {file} cannot be written: {reason}") from error

@@ -83,7 +83,7 @@ def spectrum(operator: Measurement, method: str) -> Svd:
     if svd is None:
         raise ValueError(
             f"{method} works in the spectral space of A, and this operator has no svd: write A as "
-            "a matrix on flattened examples, inverse.matrix(values), or take ddnm or diffpir"
+            "a matrix on flattened examples, inverse.matrix(values, shape), or take ddnm or diffpir"
         )
     return svd
 

@@ -32,7 +32,7 @@ from jaxdiff.inverse.doors import check_noise, check_positive
 from jaxdiff.inverse.gaussian import misfit, per_sample
 from jaxdiff.inverse.noises import Noise
 from jaxdiff.inverse.operators import Measurement, check_measurement
-from jaxdiff.inverse.ranges import in_range
+from jaxdiff.inverse.ranges import correction_in_range, in_range
 from jaxdiff.samplers import through
 from jaxdiff.trees import combine, dots
 from jaxdiff.types import At, Estimate, PyTree, Sampler, number
@@ -135,6 +135,10 @@ def dps_published(
       y: measurements, leaves [b, ...].
       zeta: step size per step.
 
+    Raises:
+      ValueError: if y or x do not have the shapes that the operator says, or y is quite outside
+        what it makes of the denoiser's value range.
+
     Chung et al. 2023, arXiv:2209.14687, algorithm 1 (lines 7-8), with the norm taken per sample.
     """
 
@@ -142,7 +146,7 @@ def dps_published(
         residual = misfit(operator, y, x0)
         return jnp.sqrt(dots(residual, residual) + 1e-20)  # a derivative at 0 as well
 
-    return through(norm, zeta)
+    return correction_in_range(through(norm, zeta), operator, y)
 
 
 def dps_poisson(
@@ -177,4 +181,4 @@ def dps_poisson(
         weighted = jax.tree.map(lambda r, w: r / (2 * w), residual, light)
         return jnp.sqrt(dots(residual, weighted) + 1e-20)  # a derivative at 0 as well
 
-    return through(norm, zeta)
+    return correction_in_range(through(norm, zeta), operator, y)

@@ -31,6 +31,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.descent import check_fit, fitted
 from jaxdiff.inverse.doors import check_positive
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import correction_in_range, in_range, sampler_in_range
 from jaxdiff.process import posterior, scales
 from jaxdiff.samplers import after
 from jaxdiff.samplers.ddim import noise_of
@@ -75,7 +76,7 @@ def hard_consistency(
     """
     check_fit(operator, steps, rate)
     size = None if rate is None else number(rate)
-    return edited(Partial(_Fit(steps), operator, y, size))
+    return in_range(edited(Partial(_Fit(steps), operator, y, size)), operator, y)
 
 
 def _resampled(
@@ -124,7 +125,8 @@ def resample(
     def fit_to(x0: PyTree) -> PyTree:
         return fitted(operator, y, x0, steps, rate)
 
-    return after(partial(_resampled, fit_to, number(gamma), every))
+    fix = partial(_resampled, fit_to, number(gamma), every)
+    return correction_in_range(after(fix), operator, y)
 
 
 def _plain(x: PyTree) -> State:
@@ -164,4 +166,4 @@ def flowdps(
         noise = (sigma * jnp.sqrt(old), eps), (sigma * jnp.sqrt(1 - old), z)
         return State(combine((alpha, x0), *noise)), est._replace(x0=x0, var=None)
 
-    return Sampler(_plain, step)
+    return sampler_in_range(Sampler(_plain, step), operator, y)

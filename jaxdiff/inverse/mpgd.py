@@ -23,7 +23,7 @@ from jaxdiff.guidance import Guide, edited
 from jaxdiff.inverse.descent import downhill
 from jaxdiff.inverse.doors import check_positive
 from jaxdiff.inverse.operators import Measurement
-from jaxdiff.inverse.ranges import in_range
+from jaxdiff.inverse.ranges import correction_in_range, in_range
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine
 from jaxdiff.types import At, Estimate, Now, PyTree, Sampler, number
@@ -86,4 +86,5 @@ def flowchef(
     Patel et al. 2024, arXiv:2412.00100, algorithm 1.
     """
     check_positive("rate", rate)
-    return after(partial(_chef, operator, y, number(rate)))
+    fix = partial(_chef, operator, y, number(rate))
+    return correction_in_range(after(fix), operator, y)

@@ -23,6 +23,7 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_linear, check_picture, check_share
 from jaxdiff.inverse.dps import dps_published
 from jaxdiff.inverse.operators import Measurement, check_example, check_measurement
+from jaxdiff.inverse.ranges import correction_in_range
 from jaxdiff.process import scales
 from jaxdiff.samplers import after
 from jaxdiff.trees import combine, fold, normal, where
@@ -59,7 +60,7 @@ def project(
 
     Raises:
       ValueError: if the operator is not linear, weight is outside [0, 1], or y or x do not have
-        the shapes that the operator says.
+        the shapes or y the range of values that the operator and the denoiser say.
 
     Song et al. 2021, arXiv:2011.13456, appendix I (inpainting and colourisation).
 
@@ -71,7 +72,8 @@ def project(
     """
     check_linear(operator, "project", "flowchef")
     check_share("weight", weight)
-    return after(partial(_replaced, operator, y, number(weight), number(until)))
+    fix = partial(_replaced, operator, y, number(weight), number(until))
+    return correction_in_range(after(fix), operator, y)
 
 
 def ilvr(

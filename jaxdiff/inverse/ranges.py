@@ -3,9 +3,10 @@
 The largest of |A x| over the darkest, the brightest and a random picture says how large a
 measurement can be; one that is ten times larger (and beyond ten standard deviations of the noise)
 was made of pixels in other units. Only concrete arrays are looked at, and only where the denoiser
-has a value range.
+has a value range. A guide looks when it meets its denoiser, a sampler when its step is traced.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +16,8 @@ from jax.core import Tracer
 
 from jaxdiff.denoise import Denoiser
 from jaxdiff.guidance import Guide
-from jaxdiff.inverse.operators import Measurement, struct
-from jaxdiff.types import PyTree
+from jaxdiff.inverse.operators import Measurement, check_measurement, struct
+from jaxdiff.types import Estimate, Now, PyTree, Sampler, State
 
 LARGER = 10.0
 """How much larger than what A makes of pictures y may be."""
@@ -34,6 +35,34 @@ def in_range(guide: Guide, operator: Measurement, y: PyTree, noise: Any = 0.0) -
         return guide(denoise)
 
     return look
+
+
+def sampler_in_range(
+    sampler: Sampler, operator: Measurement, y: PyTree, noise: Any = 0.0
+) -> Sampler:
+    """The sampler, after a look at y when its step meets the denoiser.
+
+    Raises:
+      ValueError: as `in_range`.
+    """
+
+    def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
+        check_measurement(operator, y, state.x)
+        check_range_of(operator, y, denoise.span, noise)
+        return sampler.step(now, denoise, state)
+
+    return Sampler(sampler.init, step)
+
+
+def correction_in_range(
+    correct: Callable[[Sampler], Sampler], operator: Measurement, y: PyTree
+) -> Callable[[Sampler], Sampler]:
+    """The correction, after a look at y when a step meets the denoiser.
+
+    Raises:
+      ValueError: as `in_range`.
+    """
+    return lambda sampler: sampler_in_range(correct(sampler), operator, y)
 
 
 def check_range_of(operator: Measurement, y: PyTree, span: Any, noise: Any) -> None:
@@ -64,13 +93,14 @@ def _largest(y: PyTree) -> float:
 def _possible(operator: Measurement, span: Any) -> float | None:
     """The largest |A x| of three pictures; None inside a trace, where there is no value."""
     low, high = float(span[0]), float(span[1])
-    key, like = jax.random.key(0), struct(operator.shape)
+    like = struct(operator.shape)
     draws = (
         lambda s: jnp.full(s.shape, low, s.dtype),
         lambda s: jnp.full(s.shape, high, s.dtype),
-        lambda s: jax.random.uniform(key, s.shape, s.dtype, low, high),
+        lambda s: jax.random.uniform(jax.random.key(0), s.shape, s.dtype, low, high),
     )
-    seen = [operator.A(jax.tree.map(draw, like)) for draw in draws]
+    with jax.ensure_compile_time_eval():  # a step is met inside a loop's trace
+        seen = [operator.A(jax.tree.map(draw, like)) for draw in draws]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(seen)):
         return None
     return max(_largest(one) for one in seen)

@@ -24,6 +24,7 @@ from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_positive
 from jaxdiff.inverse.moves import log_likelihood
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import check_range_of
 from jaxdiff.process import perturb, scales
 from jaxdiff.trees import combine, fold, normal
 from jaxdiff.types import PyTree, Scalar, number
@@ -59,12 +60,14 @@ def red_diff(
       mu, like x.
 
     Raises:
-      ValueError: if weight or rate is not positive.
+      ValueError: if weight or rate is not positive, or y is quite outside what the operator makes
+        of the denoiser's value range.
 
     Mardani et al. 2023, arXiv:2305.04391, algorithm 1.
     """
     check_positive("weight", weight)
     check_positive("rate", rate)
+    check_range_of(operator, y, denoise.span, noise)
     likelihood, adam = log_likelihood(operator, y, noise), optax.adam(number(rate))
 
     def step(carry: tuple[PyTree, Any], row: Any) -> tuple[tuple[PyTree, Any], None]:

@@ -24,6 +24,7 @@ from jaxdiff.guidance import Guide
 from jaxdiff.inverse.doors import check_noise, check_positive, check_steps
 from jaxdiff.inverse.gaussian import misfit
 from jaxdiff.inverse.operators import Measurement
+from jaxdiff.inverse.ranges import in_range
 from jaxdiff.trees import combine, dots, where
 from jaxdiff.types import Estimate, PyTree, number
 
@@ -100,4 +101,4 @@ def sitcom(
         fn = Partial(_Sitcom(steps), denoise.fn, operator, y, numbers)
         return Denoiser(denoise.process, fn, denoise.memory, denoise.span)
 
-    return guide
+    return in_range(guide, operator, y, noise)

@@ -8,12 +8,20 @@ take from it depends on whether its own noise is larger. In the paper's variance
     sigma_s < s/s_i:   N(xbar_0 + sqrt(1 - eta^2) sigma_s (ybar - xbar_0) s_i/s, eta^2 sigma_s^2)
     sigma_s >= s/s_i:  N((1 - eta_b) xbar_0 + eta_b ybar, sigma_s^2 - eta_b^2 s^2/s_i^2)
 
-which keeps the marginal N(x_0, sigma_s^2). DDNM+ corrects x_0 by lambda_i (ybar - xbar_0), and
-takes the noise that comes with it out of the step's own: with a the share of x_0 in x_s and v the
-step's variance, lambda_i = min(1, sqrt(v)/(a s/s_i)), and the draw has v - (a lambda_i s/s_i)^2.
+which keeps the marginal N(x_0, sigma_s^2). DDNM+ corrects x_0 by lambda_i (ybar - xbar_0) and draws
 
-Kawar et al. 2022, arXiv:2201.11793, eq. (7)-(8). Wang et al. 2023, arXiv:2212.00490, section 3.3
-and its appendix on the form by singular values.
+    xbar_0 + lambda_i (ybar - xbar_0) + d_i z + e_i eps
+
+    s_i = 0:           e_i = sqrt(1 - eta^2) sigma_s,                     d_i = eta sigma_s
+    sigma_s < s/s_i:   lambda_i = sqrt(1 - eta^2) sigma_s / (s/s_i),      d_i = eta sigma_s
+    sigma_s >= s/s_i:  lambda_i = 1,                          d_i^2 = sigma_s^2 - (s/s_i)^2
+
+and 0 for what is not named: the noise of y stands for a part of the step's. Where y is seen nothing
+of x_t is kept but through x_0: x_t holds the noise of y already, the same at every step, so that
+deviations would add, not variances. For eta_b = 1 the two papers come to the same step.
+
+Kawar et al. 2022, arXiv:2201.11793, eq. (7)-(8). Wang et al. 2023, arXiv:2212.00490, eq. (17) and
+the appendix on the form by singular values, as in the authors' code.
 """
 
 from typing import Any, NamedTuple
@@ -25,10 +33,11 @@ from jaxtyping import Array
 from jaxdiff.denoise import Denoiser
 from jaxdiff.inverse.doors import check_noise, check_share, spectrum
 from jaxdiff.inverse.operators import Measurement, Svd, check_measurement
-from jaxdiff.process import Process, posterior, scales
+from jaxdiff.inverse.ranges import sampler_in_range
+from jaxdiff.process import Process, scales
 from jaxdiff.samplers.ddim import noise_of
 from jaxdiff.trees import combine, fit, fold, normal
-from jaxdiff.types import SOLVER, Estimate, Now, Sampler, State, number
+from jaxdiff.types import SOLVER, Estimate, Now, PyTree, Sampler, State, number
 
 
 class _Seen(NamedTuple):
@@ -39,20 +48,20 @@ class _Seen(NamedTuple):
     known: Array
 
 
-def _seen(svd: Svd, y: Array, noise: Array) -> _Seen:
+def _seen(svd: Svd, y: PyTree, noise: Array) -> _Seen:
     known = svd.values[None] > 0
     values = jnp.where(known, svd.values[None], 1.0)
     z = jax.vmap(svd.ut)(y)
     return _Seen(jnp.where(known, z / values, 0.0), fit(noise, z) / values, known)
 
 
-def _plain(x: Array) -> State:
+def _plain(x: PyTree) -> State:
     return State(x)
 
 
 def ddrm(
     operator: Measurement,
-    y: Array,
+    y: PyTree,
     *,
     noise: float | Array,
     eta: float | Array = 0.85,
@@ -62,7 +71,7 @@ def ddrm(
 
     Args:
       operator: A with an svd, of one example.
-      y: measurements [b, ...].
+      y: measurements, leaves [b, ...].
       noise: s >= 0, a number or [b].
       eta: share of fresh noise where y says little, in [0, 1].
       eta_b: share of y where y says more than x_s, in [0, 1].
@@ -80,7 +89,6 @@ def ddrm(
     shares = number(eta), number(eta_b)
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        check_measurement(operator, y, state.x)
         est = denoise(state.x, now.t, now)
         eps = noise_of(denoise, state.x, now.t, est.x0)
         z = normal(fold(now.key, SOLVER), state.x)
@@ -89,7 +97,7 @@ def ddrm(
         drawn = _ddrm(_seen(svd, y, number(noise)), bars, level, shares)
         return State(jax.vmap(svd.v)(drawn)), est
 
-    return Sampler(_plain, step)
+    return sampler_in_range(Sampler(_plain, step), operator, y, noise)
 
 
 def _ddrm(seen: _Seen, bars: Any, level: Any, shares: Any) -> Array:
@@ -105,8 +113,8 @@ def _ddrm(seen: _Seen, bars: Any, level: Any, shares: Any) -> Array:
 
 
 def ddrm_start(
-    operator: Measurement, y: Array, x: Array, process: Process, t: Any, *, noise: float | Array
-) -> Array:
+    operator: Measurement, y: PyTree, x: PyTree, process: Process, t: Any, *, noise: float | Array
+) -> PyTree:
     """x_T of DDRM from x_T of the prior: what is seen is centred on y at the noise level of t.
 
     xbar_T ~ N(alpha ybar, sigma^2 - alpha^2 s^2/s_i^2) where s_i > 0. It matters where alpha(t) is
@@ -114,7 +122,7 @@ def ddrm_start(
 
     Args:
       operator: A with an svd, of one example.
-      y: measurements [b, ...].
+      y: measurements, leaves [b, ...].
       x: sigma(t) times standard normal noise, [b, ...].
       process: what noise does.
       t: the first time of the grid.
@@ -137,51 +145,52 @@ def ddrm_start(
 
 
 def ddnm_plus(
-    operator: Measurement, y: Array, *, noise: float | Array, eta: float | Array = 1.0
+    operator: Measurement, y: PyTree, *, noise: float | Array, eta: float | Array = 0.85
 ) -> Sampler:
     """DDNM+: DDNM for noisy measurements, a sampler that accounts for the noise it lets in.
 
-    Without noise it is `ddnm` with `ddim(eta)`. Time travel is the loop's: `rows=travel`.
+    Without noise and with eta = 1 it is `ddnm` with `remix(1)`. Time travel is the loop's:
+    `rows=travel`.
 
     Args:
       operator: A with an svd, of one example.
-      y: measurements [b, ...].
+      y: measurements, leaves [b, ...].
       noise: s >= 0, a number or [b].
-      eta: of the step, in [0, 1]; with noise it must leave room, 1 as published: at 0 a noisy
-        measurement is not used at all.
+      eta: share of fresh noise where y says little, in [0, 1]; at 1 what is seen in more noise
+        than the step's own is not used at all.
 
     Raises:
       ValueError: if the operator is not linear or has no svd, noise < 0, eta is outside [0, 1], or
         y or x do not have the shapes that the operator says.
 
-    Wang et al. 2023, arXiv:2212.00490, section 3.3.
+    Wang et al. 2023, arXiv:2212.00490, section 3.3 and the appendix's form by singular values.
     """
     svd = spectrum(operator, "ddnm_plus")
     check_noise(noise)
     check_share("eta", eta)
 
     def step(now: Now, denoise: Denoiser, state: State) -> tuple[State, Estimate]:
-        check_measurement(operator, y, state.x)
-        est, proc = denoise(state.x, now.t, now), denoise.process
-        (alpha, sigma), (a_t, s_t) = scales(proc, now.s), scales(proc, now.t)
-        var = number(eta) ** 2 * posterior(proc, now.s, now.t).var
-        kept = jnp.sqrt(jnp.maximum(sigma**2 - var, 0.0))
-        seen, x0 = _seen(svd, y, number(noise)), jax.vmap(svd.vt)(est.x0)
-        z = jax.vmap(svd.vt)(normal(fold(now.key, SOLVER), state.x))
-        width = jnp.abs(fit(alpha - kept * a_t / s_t, x0)) * seen.width
-        change, z = _ddnm_plus(seen, width, fit(jnp.sqrt(var), x0), x0, z)
+        est = denoise(state.x, now.t, now)
+        eps = noise_of(denoise, state.x, now.t, est.x0)
+        z = normal(fold(now.key, SOLVER), state.x)
+        bars = tuple(jax.vmap(svd.vt)(part) for part in (est.x0, eps, z))
+        level = scales(denoise.process, now.s)
+        change, drawn = _ddnm_plus(_seen(svd, y, number(noise)), bars, level, number(eta))
         edited = combine((1.0, est.x0), (1.0, jax.vmap(svd.v)(change)))
-        eps = noise_of(denoise, state.x, now.t, edited)
-        x = combine((alpha, edited), (kept, eps), (1.0, jax.vmap(svd.v)(z)))
+        x = combine((level[0], edited), (1.0, jax.vmap(svd.v)(drawn)))
         return State(x), est._replace(x0=edited, var=None)
 
-    return Sampler(_plain, step)
+    return sampler_in_range(Sampler(_plain, step), operator, y, noise)
 
 
-def _ddnm_plus(seen: _Seen, width: Array, std: Array, x0: Array, z: Array) -> tuple[Array, Array]:
-    """Sigma A^+ (y - A x_0) and the draw of covariance Phi, both in spectral space."""
-    fits = width <= std
-    lam = jnp.where(fits, 1.0, std / jnp.where(fits, 1.0, width))
-    left = jnp.sqrt(jnp.maximum(std**2 - (lam * width) ** 2, 0.0))
+def _ddnm_plus(seen: _Seen, bars: Any, level: Any, eta: Any) -> tuple[Array, Array]:
+    """Sigma A^+ (y - A x_0) and the noise of covariance Phi, both in spectral space."""
+    x0, eps, z = bars
+    alpha, sigma, eta = (fit(value, x0) for value in (*level, eta))
+    width, kept = alpha * seen.width, jnp.sqrt(1 - eta**2) * sigma
+    sure = sigma >= width
+    lam = jnp.where(sure, 1.0, kept / jnp.where(sure, 1.0, width))
+    left = jnp.sqrt(jnp.maximum(sigma**2 - width**2, 0.0))
+    fresh = jnp.where(seen.known & sure, left, eta * sigma)
     change = jnp.where(seen.known, lam * (seen.ybar - x0), 0.0)
-    return change, jnp.where(seen.known, left, std) * z
+    return change, fresh * z + jnp.where(seen.known, 0.0, kept) * eps

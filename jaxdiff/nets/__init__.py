@@ -7,6 +7,7 @@ Each constructor returns `Net(init, apply)`, two pure functions; `functional` ma
 from jaxdiff.nets.control import ask, hook
 from jaxdiff.nets.dit import DiT, dit
 from jaxdiff.nets.functional import check_params, functional
+from jaxdiff.nets.kernels import attending
 from jaxdiff.nets.mlp import MLP, mlp
 from jaxdiff.nets.unet import UNet, unet
 
@@ -15,6 +16,7 @@ __all__ = [
     "DiT",
     "UNet",
     "ask",
+    "attending",
     "check_params",
     "dit",
     "functional",

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxdiff.nets import control as ports
+from jaxdiff.nets.kernels import fused
 from jaxdiff.nets.layers import linear
 from jaxdiff.types import Control, Site
 
@@ -52,10 +53,10 @@ def attend(
     q, k, v = ports.hook(control, place, "qkv", (q, k, v))
     on_logits = ports.ask(control, place, "logits")
     on_probs = ports.ask(control, place, "probs")
-    wide = None if mask is None else mask[:, None, None, :]
     if on_logits is None and on_probs is None:
-        out = jax.nn.dot_product_attention(q, k, v, mask=wide, implementation="xla")
+        out = fused(q, k, v, mask)
     else:
+        wide = None if mask is None else mask[:, None, None, :]
         out = _written_out(q, k, v, wide, on_logits or _same, on_probs or _same)
     if mask is not None:
         # Without any token a softmax would be uniform over the masked ones.

@@ -6,6 +6,8 @@ construction that allocates nothing; `init` returns the parameters as a plain ne
 everything outside this folder sees pytrees and functions, and pays no dispatch for modules.
 """
 
+import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from jaxdiff.nets.initial import shapes_only
 from jaxdiff.trees import difference
 from jaxdiff.types import Net, PyTree
 
@@ -72,14 +75,17 @@ def bridge(
     >>> module(init(jax.random.key(0))).layer(jnp.ones((4, 2))).shape
     (4, 3)
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: make(_rngs(jax.random.key(0)))))
+    with shapes_only():
+        graph, state = nnx.split(nnx.eval_shape(lambda: make(_Counted(jax.random.key(0)))))
     slots = tuple(nnx.to_flat_state(state))
     _only_params(slots)
     expected = _nest({path: slot.get_value() for path, slot in slots})
 
     def init(key: Array) -> PyTree:
-        found = nnx.to_flat_state(nnx.state(make(_rngs(key))))
+        found = nnx.to_flat_state(nnx.state(make(_Counted(key))))
         return _nest({path: slot.get_value() for path, slot in found})
+
+    _SHAPES[init] = expected
 
     def module(params: PyTree) -> _Module:
         _check(expected, params)
@@ -89,24 +95,34 @@ def bridge(
     return init, module
 
 
-def _rngs(key: Array) -> nnx.Rngs:
-    """`nnx.Rngs(key)` and its keys, with the count of draws outside the trace.
+_SHAPES: weakref.WeakKeyDictionary[Any, PyTree] = weakref.WeakKeyDictionary()
 
-    A count inside has the whole trace searched at each draw: for networks of a thousand parameters
-    construction took minutes instead of seconds.
+
+def shapes(init: Callable[..., PyTree]) -> PyTree:
+    """The shapes of the parameters that `init` makes, as `jax.eval_shape` gives them, but at once.
+
+    >>> net = functional(lambda rngs: _Line(rngs))
+    >>> shapes(net.init)["layer"]["bias"].shape
+    (3,)
     """
-    rngs = nnx.Rngs(key)
-    rngs.default = _Draws(key)
-    return rngs
+    known = _SHAPES.get(init)
+    return jax.eval_shape(init, jax.random.key(0)) if known is None else known
 
 
-class _Draws:
+class _Counted(nnx.Rngs):
+    """The keys of `nnx.Rngs(key)`, counted in Python.
+
+    Its own counter is a variable, and to update one while a large network is traced takes a time
+    that grows with the number of operations so far.
+    """
+
     def __init__(self, key: Array):
-        self.key, self.count = key, 0
+        object.__setattr__(self, "_start", key)
+        object.__setattr__(self, "_count", itertools.count())
 
-    def __call__(self) -> Array:
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count - 1)
+    def params(self) -> Array:
+        own: dict[str, Any] = vars(self)
+        return jax.random.fold_in(own["_start"], next(own["_count"]))
 
 
 def check_params(net: Net, params: PyTree) -> None:
@@ -127,7 +143,7 @@ def check_params(net: Net, params: PyTree) -> None:
     ...
     ValueError: params belong to another architecture, 1 path differs: layer/bias: missing. ...
     """
-    _check(jax.eval_shape(net.init, jax.random.key(0)), params)
+    _check(shapes(net.init), params)
 
 
 def _check(expected: PyTree, params: PyTree) -> None:

@@ -6,8 +6,10 @@ a handful of integer operations that fuse, gives the same bits on every backend 
 needs no compilation at all on a concrete key, where numpy computes it.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +30,25 @@ def spread(deviation: float) -> Initial:
     """
 
     def draw(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        if _SHAPES_ONLY.get():
+            return jnp.zeros(tuple(shape), dtype)
         values = _uniform(key, math.prod(shape)) * np.float32(2 * math.sqrt(3) * deviation)
         return jnp.asarray(values.reshape(tuple(shape)), dtype)
 
     return draw
+
+
+_SHAPES_ONLY: contextvars.ContextVar[bool] = contextvars.ContextVar("shapes_only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, initial values are zeros: tracing a network for its shapes draws no numbers."""
+    token = _SHAPES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ONLY.reset(token)
 
 
 def lecun(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:

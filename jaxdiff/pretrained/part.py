@@ -4,24 +4,16 @@ import difflib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
+from jaxdiff.nets.functional import shapes
+from jaxdiff.pipelines.parts import Part
 from jaxdiff.pretrained.config import Config
 from jaxdiff.pretrained.families import FAMILIES
 from jaxdiff.pretrained.files import read_folder, write_tensors
 from jaxdiff.pretrained.names import fill, rename, tensors_of
-from jaxdiff.types import PyTree
-
-
-class Part(NamedTuple):
-    """A network of a checkpoint: `net` (a NamedTuple of functions), `params`, and its `config`."""
-
-    net: Any
-    params: PyTree
-    config: Mapping[str, Any]
 
 
 def load_part(folder: str | pathlib.Path, *, variant: str | None = None, dtype: Any = None) -> Part:
@@ -47,7 +39,7 @@ def assemble(
     """The part that `config` describes, filled with `tensors` in any layout of its family."""
     family = FAMILIES[class_of(config)]
     net = make_net(config)
-    expected = jax.eval_shape(net.init, jax.random.key(0))
+    expected = shapes(net.init)
     renamed = rename(tensors, family.rules, family.ignored)
     return Part(net, fill(expected, renamed, dtype=dtype), config)
 

@@ -62,6 +62,7 @@ OPERATORS = {
         inverse.average_pool(2, (4, 4, 2)), inverse.blur(vector(9, 3, 3), SHAPE)
     ),
     "matrix on images": lambda: inverse.matrix(vector(5, 3, 8), (2, 2, 2)),
+    "matrix on a tree": lambda: inverse.matrix(vector(5, 3, 8), {"a": (2,), "b": (2, 3)}),
     "matrix wide": lambda: inverse.matrix(vector(5, 3, 6)),
     "matrix tall": lambda: inverse.matrix(vector(6, 6, 3)),
     "matrix of low rank": lambda: inverse.matrix(vector(7, 4, 2) @ vector(8, 2, 5)),

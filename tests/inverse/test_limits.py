@@ -57,7 +57,7 @@ def test_the_end_agrees_with_a_clean_measurement(quick):
 
 
 def test_spectral_samplers_in_their_limits():
-    """DDNM+ without noise is DDNM; DDRM sees all, nothing, or y in noise."""
+    """DDNM+ without noise is DDNM with new noise; DDRM sees all, nothing, or y in noise."""
     y, x = vector(1, 2, *SHAPE), vector(0, 2, *SHAPE)
     pooled = jax.vmap(POOL.A)(y)
     everything, nothing = (inverse.inpainting(m * jnp.ones((4, 4, 1)), SHAPE) for m in (1, 0))
@@ -67,8 +67,8 @@ def test_spectral_samplers_in_their_limits():
         d = tree_denoiser(FLOW)
         dark = jnp.zeros_like(y)
         return {
-            "ddnm": walk(samplers.ddim(1.0), inverse.ddnm(POOL, pooled)(d), x),
-            "ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=0.0), d, x),
+            "ddnm": walk(inverse.remix(1.0), inverse.ddnm(POOL, pooled)(d), x),
+            "ddnm_plus": walk(inverse.ddnm_plus(POOL, pooled, noise=0.0, eta=1.0), d, x),
             "all": walk(inverse.ddrm(everything, y, noise=0.0), d, x),
             "none": walk(inverse.ddrm(nothing, dark, noise=0.1, eta=0.0), d, x),
             "noisy ddrm": walk(inverse.ddrm(POOL, pooled, noise=1e9, eta=1.0), d, x),

@@ -118,7 +118,8 @@ def test_the_law_of_the_particles_is_the_tilted_chain(name, proc, steps):
     # the law is not the prior's posterior, or the test would not tell the chain from it
     gap = jnp.abs(exact.covariance(law) - exact.covariance(of_prior))
     assert jnp.max(gap) > 0.1
-    assert_moments(walk(METHODS[name], proc, ts, 2, 4000), law, 0.1)
+    # two groups of 4000 differ from the law by 0.1 from seed to seed; sixteen by 0.03
+    assert_moments(walk(METHODS[name], proc, ts, 16, 4000), law, 0.1)
 
 
 @pytest.mark.parametrize("name", ["mcgdiff", pytest.param("fps", marks=SLOW)])

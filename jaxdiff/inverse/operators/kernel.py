@@ -29,10 +29,10 @@ class Svd:
     """
 
     values: Array
-    vt: Callable[[Array], Array]
-    v: Callable[[Array], Array]
-    ut: Callable[[Array], Array]
-    u: Callable[[Array], Array]
+    vt: Callable[[PyTree], Array]
+    v: Callable[[Array], PyTree]
+    ut: Callable[[PyTree], Array]
+    u: Callable[[Array], PyTree]
 
 
 @record

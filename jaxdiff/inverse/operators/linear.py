@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -16,6 +18,7 @@ from jaxdiff.inverse.operators.kernel import (
     as_partial,
     check_linear,
     is_shape,
+    struct,
 )
 from jaxdiff.inverse.operators.solve import CG_STEPS, derived, spectral
 from jaxdiff.types import PyTree
@@ -54,12 +57,12 @@ def linear(
     return derived(A, shape, At=At, gram_solve=gram_solve, pinv=pinv, steps=steps)
 
 
-def matrix(values: Float[Array, "m d"], shape: tuple[int, ...] | None = None) -> Operator:
+def matrix(values: Float[Array, "m d"], shape: Any = None) -> Operator:
     """A dense matrix on vectors [d], or on what has d entries; closed forms by its singular values.
 
     Args:
       values: [m, d].
-      shape: that of x, by default (d,); it is read in C order.
+      shape: that of x, or a tree of shapes, by default (d,); leaf after leaf is read in C order.
 
     Raises:
       ValueError: if `shape` does not have d entries.
@@ -68,8 +71,8 @@ def matrix(values: Float[Array, "m d"], shape: tuple[int, ...] | None = None) ->
     [0.0, 2.0]
     """
     values = jnp.asarray(values, float)
-    shape = tuple(shape) if shape is not None else values.shape[1:]
-    if math.prod(shape) != values.shape[1]:
+    shape = values.shape[1:] if shape is None else jax.tree.map(tuple, shape, is_leaf=is_shape)
+    if sum(map(math.prod, jax.tree.leaves(shape, is_leaf=is_shape))) != values.shape[1]:
         raise ValueError(f"a matrix of shape {values.shape} on x of shape {shape}: entries differ")
     u, s, whole = jnp.linalg.svd(values, full_matrices=True)
     kept = s > s[0] * max(values.shape) * jnp.finfo(s.dtype).eps
@@ -78,7 +81,7 @@ def matrix(values: Float[Array, "m d"], shape: tuple[int, ...] | None = None) ->
     return spectral(svd, shape, A=A, At=At)
 
 
-def _padded_svd(u: Array, s: Array, vt: Array, shape: tuple[int, ...]) -> Svd:
+def _padded_svd(u: Array, s: Array, vt: Array, shape: Any) -> Svd:
     """z is as long as x: singular values that A lacks are 0."""
     rest = vt.shape[0] - len(s)
     u = jnp.pad(jnp.where(s[None] > 0, u, 0.0), ((0, 0), (0, rest)))
@@ -91,12 +94,19 @@ def times(values: Array, x: Array) -> Array:
     return jnp.matmul(values, x, precision="highest")
 
 
-def _flat_times(values: Array, x: Array) -> Array:
-    return times(values, x.reshape(-1))
+def _flat_times(values: Array, x: PyTree) -> Array:
+    return times(values, ravel_pytree(x)[0])
 
 
 class _Times(Static):
     """A product that is given the shape of x."""
 
-    def __call__(self, values: Array, y: Array) -> Array:
-        return times(values, y).reshape(self.value)
+    def __call__(self, values: Array, y: Array) -> PyTree:
+        flat, like = times(values, y), struct(self.value)
+        ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(like)])
+        parts = jnp.split(flat, ends[:-1])
+        leaves = [
+            part.reshape(leaf.shape)
+            for part, leaf in zip(parts, jax.tree.leaves(like), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -92,15 +92,15 @@ def over(numerator: Any, denominator: Any) -> Array:
     return jnp.where(known, numerator / jnp.where(known, denominator, 1.0), 0.0)
 
 
-def _svd_A(svd: Svd, x: Array) -> Array:
+def _svd_A(svd: Svd, x: PyTree) -> PyTree:
     return svd.u(svd.values * svd.vt(x))
 
 
-def _svd_At(svd: Svd, y: Array) -> Array:
+def _svd_At(svd: Svd, y: PyTree) -> PyTree:
     return svd.v(svd.values * svd.ut(y))
 
 
-def _svd_pinv(svd: Svd, y: Array) -> Array:
+def _svd_pinv(svd: Svd, y: PyTree) -> PyTree:
     return svd.v(over(svd.ut(y), svd.values))
 
 

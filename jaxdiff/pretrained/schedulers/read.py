@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxdiff import process as pr
+from jaxdiff.pipelines.schedule import Schedule
 from jaxdiff.pretrained.config import Config
 from jaxdiff.pretrained.schedulers import grids
-from jaxdiff.pretrained.schedulers.schedule import Schedule
 from jaxdiff.pretrained.schedulers.solvers import SOLVERS
 from jaxdiff.process import Prediction, Process
 
