@@ -1,8 +1,6 @@
 """Families of checkpoints, by the class name that their config gives."""
 
-from jaxdiff.pretrained.families import adm, unet
-from jaxdiff.pretrained.families import autoencoder, text, unet
-from jaxdiff.pretrained.families import autoencoder, features, text
+from jaxdiff.pretrained.families import adm, autoencoder, features, text, unet
 from jaxdiff.pretrained.families.family import Family
 from jaxdiff.pretrained.families.transformer import TRANSFORMERS
 
