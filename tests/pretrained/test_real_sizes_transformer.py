@@ -6,6 +6,7 @@ numbers and the sha256 of the sorted lines "name shape".
 
 import hashlib
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,7 @@ from tests.pretrained.parity import ROOT
 
 REAL = json.loads((ROOT / "transformers.json").read_text())
 NAMES = [
-    pytest.param(name, marks=() if name.startswith("DiT") else pytest.mark.slow)
-    for name in REAL
+    pytest.param(name, marks=() if name.startswith("DiT") else pytest.mark.slow) for name in REAL
 ]
 
 
@@ -55,8 +55,10 @@ def test_the_published_counts():
 
 
 TEXT = {"tokens": (1, 77, 4096), "pooled": (1, 2048)}
-SD3 = dict(size=128, width=1536, depth=24, heads=24, context_dim=4096, pooled_dim=2048)
-XL = dict(width=1152, depth=28, heads=16, scan=True)
+SD3: dict[str, Any] = dict(
+    size=128, width=1536, depth=24, heads=24, context_dim=4096, pooled_dim=2048
+)
+XL: dict[str, Any] = dict(width=1152, depth=28, heads=16, scan=True)
 LOWERED = {
     "DiT-XL/2": (
         lambda: labelled_dit(size=32, out=8, classes=1000, **XL),

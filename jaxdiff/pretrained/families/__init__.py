@@ -3,7 +3,6 @@
 from jaxdiff.pretrained.families import adm, autoencoder, features, text, unet
 from jaxdiff.pretrained.families.family import Family
 from jaxdiff.pretrained.families.transformer import TRANSFORMERS
-from jaxdiff.pretrained.families.transformer import TRANSFORMERS
 
 FAMILIES: dict[str, Family] = {
     "AutoencoderKL": autoencoder.KL,
@@ -25,6 +24,5 @@ FAMILIES: dict[str, Family] = {
     "ResNet50": features.RESNET50,
     "T5EncoderModel": text.T5,
     "VQModel": autoencoder.VQ,
-    **TRANSFORMERS,
     **TRANSFORMERS,
 }
