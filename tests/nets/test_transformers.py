@@ -20,7 +20,7 @@ LABEL = {"label": jnp.array([0, 3])}
 SMALL: dict[str, Any] = dict(width=12, heads=3)
 JOINT: dict[str, Any] = dict(context_dim=6, pooled_dim=5, channels=4, **SMALL)
 MAKE = {
-    "dit": lambda **more: labelled_dit(size=4, depth=3, classes=3, **SMALL, **more),
+    "dit": lambda **more: labelled_dit(size=4, depth=2, classes=3, **SMALL, **more),
     "dit_each": lambda **more: labelled_dit(
         size=4, depth=3, classes=3, shared=False, **SMALL, **more
     ),
@@ -41,7 +41,7 @@ NAMES = list(MAKE)
 LOOPED = [name for name in NAMES if name != "uvit"]
 PORTS = {"qkv", "logits", "probs", "out", "resnet", "block", "temb"}
 TIME = jnp.array([0.3, 0.7])
-SOME = [pytest.param(n, marks=() if n == "dit_each" else pytest.mark.slow) for n in NAMES]
+SOME = [pytest.param(n, marks=() if n == "dit" else pytest.mark.slow) for n in NAMES]
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -65,7 +65,7 @@ def _text(name, **said):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("dit", "flux") else pytest.mark.slow) for n in NAMES],
+    [pytest.param(n, marks=() if n == "dit" else pytest.mark.slow) for n in NAMES],
 )
 def test_without_control_the_program_is_that_of_a_build_without_hooks(name, monkeypatch):
     text = _text(name)
@@ -153,7 +153,8 @@ def test_a_new_network_answers_zero(name):
     assert out.shape[:3] == (2, 4, 4) and not out.any()
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_in_bfloat16_the_output_is_float32_and_near(name):
     net, half = MAKE[name](), MAKE[name](dtype=jnp.bfloat16)
     params = _shaken(net)
