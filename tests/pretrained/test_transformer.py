@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff.nets.functional import shapes
 from jaxdiff.pretrained import make_net, save_part
 from jaxdiff.pretrained.files import read_folder
 from jaxdiff.pretrained.names import tensors_of
@@ -32,6 +33,9 @@ WITH_GRADIENTS = ["dit_learned", "pixart_sizes", "sd35_medium", "flux_dev", "uvi
 ORIGINAL_NAMES = {"dit_original", "sit_original"}
 CLOSE = 2e-6
 KEYS = ("label", "tokens", "pooled", "sizes", "guidance")
+
+
+OLD = "Transformer2DModel"
 
 
 def _jit(f):
@@ -117,6 +121,12 @@ def test_text_behind_the_mask_does_not_matter():
     other = jnp.where(cond["mask"][..., None], cond["tokens"], 7.0)
     same = apply(part.params, x, time, cond | {"tokens": other})
     assert gap(same, apply(part.params, x, time, cond)) == 0
+
+
+def test_older_files_call_pixart_by_another_name():
+    config = _config("pixart_sizes")
+    nets = [make_net(config | {"_class_name": name}) for name in (config["_class_name"], OLD)]
+    assert shapes(nets[0].init) == shapes(nets[1].init)
 
 
 def test_sit_is_half_of_a_dit():

@@ -27,6 +27,7 @@ from jaxdiff.nets.embed import times
 from jaxdiff.nets.functional import functional
 from jaxdiff.nets.layers import linear
 from jaxdiff.nets.transformers import parts
+from jaxdiff.nets.transformers.heads import Heads, Joint, check_heads
 from jaxdiff.nets.transformers.places import angles
 from jaxdiff.nets.transformers.walk import walk
 from jaxdiff.types import Control, Net, PyTree, Site
@@ -153,7 +154,7 @@ class Flux(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        parts.check_heads(width, heads)
+        check_heads(width, heads)
         if len(axes) != 3 or any(n % 2 for n in axes) or sum(axes) != width // heads:
             raise ValueError(
                 f"axes is {tuple(axes)}: give three even numbers that add up to "
@@ -242,7 +243,7 @@ class Double(nnx.Module):
     def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1 = parts.Modulation(width, 6, dtype=dtype, rngs=rngs)
         self.norm1_context = parts.Modulation(width, 6, dtype=dtype, rngs=rngs)
-        self.attn = parts.Joint(width, heads, norm=True, text_first=True, dtype=dtype, rngs=rngs)
+        self.attn = Joint(width, heads, norm=True, text_first=True, dtype=dtype, rngs=rngs)
         self.ff = parts.FeedForward(width, dtype=dtype, rngs=rngs)
         self.ff_context = parts.FeedForward(width, dtype=dtype, rngs=rngs)
 
@@ -279,7 +280,7 @@ class Single(nnx.Module):
         self.norm = parts.Modulation(width, 3, dtype=dtype, rngs=rngs)
         self.proj_mlp = linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.proj_out = linear(5 * width, width, dtype=dtype, rngs=rngs)
-        self.attn = parts.Heads(width, heads, norm=True, exit=False, dtype=dtype, rngs=rngs)
+        self.attn = Heads(width, heads, norm=True, exit=False, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

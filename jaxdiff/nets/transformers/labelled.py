@@ -25,6 +25,7 @@ from jaxdiff.nets.embed import TwoLayers, sinusoid, times
 from jaxdiff.nets.functional import functional
 from jaxdiff.nets.layers import Table, depth_to_space, linear
 from jaxdiff.nets.transformers import parts
+from jaxdiff.nets.transformers.heads import Heads, check_heads
 from jaxdiff.nets.transformers.places import grid
 from jaxdiff.nets.transformers.walk import walk
 from jaxdiff.types import Net, PyTree, Site
@@ -138,7 +139,7 @@ class LabelledDiT(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        parts.check_heads(width, heads)
+        check_heads(width, heads)
         if width % 4:
             raise ValueError(f"width is {width}: 2-D positions need a multiple of 4")
         self.base, self.patch, self.channels, self.width = size // patch, patch, channels, width
@@ -197,7 +198,9 @@ class LabelledDiT(nnx.Module):
     def _last(self, shared: Array | None, time: Array, given: Given) -> Array:
         if shared is not None:
             return shared
-        return self.transformer_blocks[0].norm1.emb(time, given.label)
+        first = self.transformer_blocks[0].norm1.emb
+        assert first is not None
+        return first(time, given.label)
 
     def _exit(self, h: Array, embedding: Array, hw: tuple[int, int]) -> Array:
         said = self.proj_out_1(jax.nn.silu(embedding)).astype(jnp.float32)[:, None, :]
@@ -210,14 +213,10 @@ class LabelledDiT(nnx.Module):
 class Embedder(nnx.Module):
     """Time and label as one vector: MLP(sinusoid(t)) + table[label]."""
 
-    def __init__(
-        self, width: int, classes: int, shift: float, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, classes: int, shift: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.shift = shift
         self.timestep_embedder = TwoLayers(parts.FEATURES, width, dtype=dtype, rngs=rngs)
-        self.class_embedder = nnx.Dict(
-            {"embedding_table": Table(classes + 1, width, rngs=rngs)}
-        )
+        self.class_embedder = nnx.Dict({"embedding_table": Table(classes + 1, width, rngs=rngs)})
 
     def __call__(self, time: Float[Array, " b"], label: Int[Array, " b"]) -> Float[Array, "b d"]:
         features = sinusoid(time, parts.FEATURES, shift=self.shift)
@@ -241,7 +240,7 @@ class Block(nnx.Module):
     ):
         self.eps = eps
         self.norm1 = parts.Modulation(width, 6, emb=emb, dtype=dtype, rngs=rngs)
-        self.attn1 = parts.Heads(width, heads, bias=bias, dtype=dtype, rngs=rngs)
+        self.attn1 = Heads(width, heads, bias=bias, dtype=dtype, rngs=rngs)
         self.ff = parts.FeedForward(width, tanh=tanh, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -266,4 +265,5 @@ class Block(nnx.Module):
 
     def _own(self, time: Array, given: Given, place: Site) -> Array:
         where = parts.inside(place, "norm1/emb", "embed")
+        assert self.norm1.emb is not None
         return ports.hook(given.control, where, "temb", self.norm1.emb(time, given.label))

@@ -27,6 +27,7 @@ from jaxdiff.nets.functional import functional
 from jaxdiff.nets.initial import spread
 from jaxdiff.nets.layers import depth_to_space, linear
 from jaxdiff.nets.transformers import parts
+from jaxdiff.nets.transformers.heads import Heads
 from jaxdiff.nets.transformers.places import grid
 from jaxdiff.nets.transformers.walk import walk
 from jaxdiff.types import Net, PyTree, Site
@@ -63,7 +64,7 @@ def pixart(
       depth: number of blocks.
       heads: heads of every attention.
       caption_dim: width of the tokens of text.
-      project: bring them to `width` by two layers first; otherwise the blocks take them as they are.
+      project: bring them to `width` by two layers first; else the blocks take them as they are.
       sizes: embed the picture's size: `cond["sizes"]` is then needed; width a multiple of 3.
       scale: the interpolation scale of the positions (1 at 512 pixels, 2 at 1024, 4 at 2048).
       eps: of the norms in the blocks.
@@ -204,7 +205,7 @@ class PixArt(nnx.Module):
 
 
 class Single(nnx.Module):
-    """The one modulation of all blocks, [b, 6, d], and the embedding of time and sizes before it."""
+    """The one modulation of all blocks, [b, 6, d], and the embedding before it."""
 
     def __init__(self, width: int, *, sizes: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         self.emb = Embedder(width, sizes=sizes, dtype=dtype, rngs=rngs)
@@ -253,8 +254,8 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.eps = eps
-        self.attn1 = parts.Heads(width, heads, bias=bias, dtype=dtype, rngs=rngs)
-        self.attn2 = parts.Heads(
+        self.attn1 = Heads(width, heads, bias=bias, dtype=dtype, rngs=rngs)
+        self.attn2 = Heads(
             width, heads, context_dim=context_dim, bias=bias, zero=True, dtype=dtype, rngs=rngs
         )
         self.ff = parts.FeedForward(width, tanh=tanh, dtype=dtype, rngs=rngs)

@@ -23,6 +23,7 @@ from jaxdiff.nets.embed import times
 from jaxdiff.nets.functional import functional
 from jaxdiff.nets.layers import depth_to_space, linear
 from jaxdiff.nets.transformers import parts
+from jaxdiff.nets.transformers.heads import Heads, Joint
 from jaxdiff.nets.transformers.places import grid, middle
 from jaxdiff.nets.transformers.walk import walk
 from jaxdiff.types import Control, Net, PyTree, Site
@@ -161,9 +162,7 @@ class SD3(nnx.Module):
         cond: PyTree = None,
     ) -> Float[Array, "b h w d"]:
         hw = parts.check_image(x, self.channels, self.patch)
-        given = read_cond(
-            cond, batch=x.shape[0], context_dim=self.context_dim, extra=("pooled",)
-        )
+        given = read_cond(cond, batch=x.shape[0], context_dim=self.context_dim, extra=("pooled",))
         parts.check_text(given, self.pooled_dim)
         place = Site("temb", "", "embed", 0, 0, "embed", hw, 0)
         embedding = self.time_text_embed(times(time, x.shape[0]), given.pooled)
@@ -221,12 +220,10 @@ class Block(nnx.Module):
     ):
         self.norm1 = parts.Modulation(width, 9 if dual else 6, dtype=dtype, rngs=rngs)
         self.norm1_context = parts.Modulation(width, 2 if last else 6, dtype=dtype, rngs=rngs)
-        self.attn = parts.Joint(
+        self.attn = Joint(
             width, heads, norm=norm, text_first=False, last=last, dtype=dtype, rngs=rngs
         )
-        self.attn2 = (
-            parts.Heads(width, heads, norm=norm, dtype=dtype, rngs=rngs) if dual else None
-        )
+        self.attn2 = Heads(width, heads, norm=norm, dtype=dtype, rngs=rngs) if dual else None
         self.ff = parts.FeedForward(width, dtype=dtype, rngs=rngs)
         self.ff_context = None if last else parts.FeedForward(width, dtype=dtype, rngs=rngs)
 
@@ -261,9 +258,7 @@ class Block(nnx.Module):
             text = parts.answer(self.ff_context, text, other, said[2:], control, where)
         return ports.hook(control, place, "block", x), text
 
-    def _again(
-        self, x: Array, said: list[Array], control: Control | None, place: Site
-    ) -> Array:
+    def _again(self, x: Array, said: list[Array], control: Control | None, place: Site) -> Array:
         assert self.attn2 is not None
         shift, scale, gate = said
         where = parts.inside(place, "attn2", "self", self.attn2.heads)

@@ -21,6 +21,7 @@ from jaxdiff.nets.functional import functional
 from jaxdiff.nets.initial import spread
 from jaxdiff.nets.layers import LayerNorm, Table, conv, depth_to_space, linear
 from jaxdiff.nets.transformers import parts
+from jaxdiff.nets.transformers.heads import check_heads, split
 from jaxdiff.types import Control, Net, PyTree, Site
 
 
@@ -246,9 +247,9 @@ class Block(nnx.Module):
         control: Control | None,
         place: Site,
     ) -> Float[Array, "b n d"]:
-        if self.skip_linear is not None:
-            skip = ports.hook(control, place, "skip", skip)
-            x = self.skip_linear(jnp.concatenate([x, skip], axis=-1))
+        if self.skip_linear is not None and skip is not None:
+            early = ports.hook(control, place, "skip", skip)
+            x = self.skip_linear(jnp.concatenate([x, early], axis=-1))
         where = parts.inside(place, "attn", "self", self.attn.heads)
         x = x + self.attn(self.norm1(x), control=control, place=where)
         h = self.mlp(self.norm2(x))
@@ -259,10 +260,8 @@ class Block(nnx.Module):
 class Packed(nnx.Module):
     """Attention whose queries, keys and values come from one linear map."""
 
-    def __init__(
-        self, width: int, heads: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        parts.check_heads(width, heads)
+    def __init__(self, width: int, heads: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        check_heads(width, heads)
         self.heads = heads
         self.qkv = linear(width, 3 * width, bias=bias, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
@@ -270,7 +269,7 @@ class Packed(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n d"], *, control: Control | None, place: Site
     ) -> Float[Array, "b n d"]:
-        q, k, v = (parts.split(p, self.heads) for p in jnp.split(self.qkv(x), 3, axis=-1))
+        q, k, v = (split(p, self.heads) for p in jnp.split(self.qkv(x), 3, axis=-1))
         return self.proj(attend(q, k, v, control=control, place=place).reshape(x.shape))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from flax import nnx
 from jaxdiff.types import PyTree
 
 _Carry = TypeVar("_Carry")
+_Block = TypeVar("_Block", bound=nnx.Module)
 
 
 def walk(
-    blocks: Sequence[nnx.Module],
+    blocks: Sequence[_Block],
     carry: _Carry,
-    run: Callable[[nnx.Module, int, _Carry], _Carry],
+    run: Callable[[_Block, int, _Carry], _Carry],
     *,
     remat: bool = False,
     scan: bool = False,
@@ -34,7 +35,7 @@ def walk(
       The carry behind the last block.
     """
 
-    def step(block: nnx.Module, i: int, carry: _Carry) -> _Carry:
+    def step(block: _Block, i: int, carry: _Carry) -> _Carry:
         def act(carry: _Carry) -> _Carry:
             return run(block, i, carry)
 
@@ -62,7 +63,7 @@ def _loop(
     states: list[PyTree],
     first: int,
     carry: _Carry,
-    step: Callable[[nnx.Module, int, _Carry], _Carry],
+    step: Callable[[Any, int, _Carry], _Carry],
 ) -> _Carry:
     if len(states) == 1:
         return step(nnx.merge(graph, states[0]), first, carry)
