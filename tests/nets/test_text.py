@@ -49,13 +49,19 @@ def test_masked_tokens_change_nothing(which):
     assert jnp.abs(a[0, :3] - net.apply(params, IDS).last[0, :3]).max() > 1e-4
 
 
+def pooled(net, params, ids):
+    found = net.apply(params, ids).pooled
+    assert found is not None
+    return found
+
+
 def test_both_rules_find_the_same_end():
     (modern, params), (legacy, _) = clip(), clip(2)
-    a, b = (net.apply(params, IDS).pooled for net in (modern, legacy))
+    a, b = (pooled(net, params, IDS) for net in (modern, legacy))
     assert (a == b).all()
     assert jnp.allclose(a, modern.apply(params, IDS).last[jnp.arange(2), jnp.array([2, 1])])
     # The end repeated as padding: the first counts.
-    assert jnp.allclose(modern.apply(params, jnp.where(IDS == 0, 9, IDS)).pooled, a, atol=1e-6)
+    assert jnp.allclose(pooled(modern, params, jnp.where(IDS == 0, 9, IDS)), a, atol=1e-6)
 
 
 def test_distances_fall_into_the_buckets_of_the_paper():
@@ -79,8 +85,9 @@ def test_a_sentence_is_the_mean_of_what_counts():
 
 def test_half_precision_gives_float32_states():
     net = clip_text(vocabulary=10, width=8, layers=1, heads=2, end=9, dtype=jnp.bfloat16)
-    out = net.apply(net.init(jax.random.key(0)), IDS)
-    assert out.last.dtype == out.pooled.dtype == out.hidden[0].dtype == jnp.float32
+    params = net.init(jax.random.key(0))
+    out = net.apply(params, IDS)
+    assert out.last.dtype == pooled(net, params, IDS).dtype == out.hidden[0].dtype == jnp.float32
 
 
 def test_an_unknown_token_is_loud():

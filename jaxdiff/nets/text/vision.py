@@ -161,6 +161,6 @@ class _Vision(nnx.Module):
 
     def __call__(self, image: Array) -> Encoded:
         out = self.vision_model(image)
-        if self.visual_projection is None:
+        if self.visual_projection is None or out.pooled is None:
             return out
         return out._replace(pooled=self.visual_projection(out.pooled).astype(jnp.float32))
