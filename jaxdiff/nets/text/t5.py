@@ -199,11 +199,10 @@ class _Mlp(nnx.Module):
         width, inner = block["width"], block["inner"]
         more: dict[str, Any] = dict(bias=False, dtype=block["dtype"], rngs=block["rngs"])
         self.act = block["act"]
-        self.wi_0 = self.wi_1 = None
-        if block["gated"]:
-            self.wi_0 = linear(width, inner, **more)
-            self.wi_1 = linear(width, inner, **more)
-        else:
+        gated = block["gated"]
+        self.wi_0 = linear(width, inner, **more) if gated else None
+        self.wi_1 = linear(width, inner, **more) if gated else None
+        if not gated:
             self.wi = linear(width, inner, **more)
         self.wo = linear(inner, width, **more)
 
