@@ -1,9 +1,11 @@
 """Networks: who predicts. Deaf to noise, they know only x, time and cond.
 
 Each constructor returns `Net(init, apply)`, two pure functions; `functional` makes them of any
-`nnx.Module` that holds nothing but parameters.
+`nnx.Module` that holds nothing but parameters. `autoencoders`, `text`, `features` and
+`discriminators` hold networks with other calls than `apply(params, x, time, cond)`.
 """
 
+from jaxdiff.nets import autoencoders, discriminators, features, text
 from jaxdiff.nets.control import ask, hook
 from jaxdiff.nets.dit import DiT, dit
 from jaxdiff.nets.functional import check_params, functional, shapes
@@ -17,11 +19,15 @@ __all__ = [
     "UNet",
     "ask",
     "attending",
+    "autoencoders",
     "check_params",
+    "discriminators",
     "dit",
+    "features",
     "functional",
     "hook",
     "mlp",
     "shapes",
+    "text",
     "unet",
 ]

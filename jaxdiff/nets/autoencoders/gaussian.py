@@ -9,6 +9,7 @@ Reference: Rombach et al. 2021, arXiv 2112.10752, appendix G.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,9 @@ class AutoencoderKL(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        shared = dict(groups=groups, middle=middle_attention, dtype=dtype, rngs=rngs)
+        shared: dict[str, Any] = dict(
+            groups=groups, middle=middle_attention, dtype=dtype, rngs=rngs
+        )
         self.channels, self.latent, self.factor = channels, latent, 2 ** (len(widths) - 1)
         self.encoder = Encoder(channels, 2 * latent, widths, depth, attention, **shared)
         self.decoder = Decoder(latent, out, widths, depth + 1, attention, **shared)

@@ -134,7 +134,7 @@ class Block(nnx.Module):
     ):
         self.act = act
         self.conv = nnx.Dict({i: conv(width, width, dtype=dtype, rngs=rngs) for i in "024"})
-        self.pool = _branch(width, dtype, rngs) if branch else None
+        self.pool = nnx.Dict(_branch(width, dtype, rngs)) if branch else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         if self.pool is not None:
@@ -234,15 +234,13 @@ def _repeat(factor: int) -> Callable[[Array], Array]:
     return lambda x: repeated(x, factor)
 
 
-def _branch(width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+def _branch(width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
     wide = 4 * width
-    return nnx.Dict(
-        {
-            "0": conv(width, wide, size=1, bias=False, dtype=dtype, rngs=rngs),
-            "1": GroupNorm(wide, groups=4, eps=1e-5),
-            "3": conv(wide, width, size=1, bias=False, dtype=dtype, rngs=rngs),
-        }
-    )
+    return {
+        "0": conv(width, wide, size=1, bias=False, dtype=dtype, rngs=rngs),
+        "1": GroupNorm(wide, groups=4, eps=1e-5),
+        "3": conv(wide, width, size=1, bias=False, dtype=dtype, rngs=rngs),
+    }
 
 
 def _learns(layer: Callable[[Array], Array]) -> bool:

@@ -9,6 +9,7 @@ Reference: van den Oord et al. 2017, arXiv 1711.00937, eq. 2-3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,9 @@ class VQModel(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        shared = dict(groups=groups, middle=middle_attention, dtype=dtype, rngs=rngs)
+        shared: dict[str, Any] = dict(
+            groups=groups, middle=middle_attention, dtype=dtype, rngs=rngs
+        )
         self.channels, self.width, self.factor = channels, entry_width, 2 ** (len(widths) - 1)
         self.encoder = Encoder(channels, latent, widths, depth, attention, **shared)
         self.quant_conv = conv(latent, entry_width, size=1, dtype=dtype, rngs=rngs)

@@ -28,7 +28,6 @@ _C = {
     "Mixed_6d": (768, 160),
     "Mixed_6e": (768, 192),
 }
-_E = {"Mixed_7b": 1280, "Mixed_7c": 2048}
 Chains = dict[str, Sequence[tuple[Any, ...]]]
 
 
@@ -93,8 +92,7 @@ class InceptionV3(nnx.Module):
         for name, (inputs, inner) in _C.items():
             setattr(self, name, block(_c(inputs, inner)))
         self.Mixed_7a = block(_d())
-        for name, inputs in _E.items():
-            setattr(self, name, _Fork(inputs, dtype, rngs))
+        self.Mixed_7b, self.Mixed_7c = _Fork(1280, dtype, rngs), _Fork(2048, dtype, rngs)
         self.fc = linear(2048, classes, dtype=dtype, rngs=rngs) if classes else None
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Features:

@@ -7,6 +7,7 @@ Reference: He et al. 2015, arXiv 1512.03385.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,7 @@ class _Bottleneck(nnx.Module):
         rngs: nnx.Rngs,
     ):
         outputs, (first, second) = _EXPANSION * inner, strides
-        more = dict(bias=bias, dtype=dtype, rngs=rngs)
+        more: dict[str, Any] = dict(bias=bias, dtype=dtype, rngs=rngs)
         self.conv1 = convolution(inputs, inner, 1, stride=first, **more)
         self.bn1 = FrozenNorm(inner, eps=eps)
         self.conv2 = convolution(inner, inner, 3, stride=second, padding=1, **more)

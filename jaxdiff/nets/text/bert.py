@@ -9,6 +9,7 @@ Reference: Devlin et al. 2018, arXiv 1810.04805; Wang et al. 2020, arXiv 2002.10
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def bert(
     check_heads(width, heads)
 
     def make(rngs: nnx.Rngs) -> _Bert:
-        block = dict(
+        block: dict[str, Any] = dict(
             width=width, inner=inner, heads=heads, act=act, eps=eps, dtype=dtype, rngs=rngs
         )
         return _Bert((vocabulary, tokens, segments), layers, pooler, block)
@@ -86,7 +87,9 @@ def bert(
 
 
 class _Bert(nnx.Module):
-    def __init__(self, rows: tuple[int, int, int], layers: int, pooler: bool, block: dict):
+    def __init__(
+        self, rows: tuple[int, int, int], layers: int, pooler: bool, block: dict[str, Any]
+    ):
         self.dtype = block["dtype"]
         self.embeddings = _Words(rows, block)
         self.encoder = _Stack(layers, block)
@@ -103,7 +106,7 @@ class _Bert(nnx.Module):
 
 
 class _Words(nnx.Module):
-    def __init__(self, rows: tuple[int, int, int], block: dict):
+    def __init__(self, rows: tuple[int, int, int], block: dict[str, Any]):
         words, places, segments = rows
         width, rngs = block["width"], block["rngs"]
         self.word_embeddings = Table(words, width, rngs=rngs)
@@ -118,12 +121,12 @@ class _Words(nnx.Module):
 
 
 class _Stack(nnx.Module):
-    def __init__(self, layers: int, block: dict):
+    def __init__(self, layers: int, block: dict[str, Any]):
         self.layer = nnx.List([_Layer(block) for _ in range(layers)])
 
 
 class _Layer(nnx.Module):
-    def __init__(self, block: dict):
+    def __init__(self, block: dict[str, Any]):
         width, inner = block["width"], block["inner"]
         self.act = block["act"]
         self.attention = _Attention(block)
@@ -136,7 +139,7 @@ class _Layer(nnx.Module):
 
 
 class _Attention(nnx.Module):
-    def __init__(self, block: dict):
+    def __init__(self, block: dict[str, Any]):
         self.heads = block["heads"]
         width = block["width"]
         maps = {name: _linear(width, width, block) for name in ("query", "key", "value")}
@@ -156,7 +159,7 @@ class _Attention(nnx.Module):
 class _Sum(nnx.Module):
     """norm(x + W h)."""
 
-    def __init__(self, inputs: int, block: dict):
+    def __init__(self, inputs: int, block: dict[str, Any]):
         self.dense = _linear(inputs, block["width"], block)
         self.LayerNorm = LayerNorm(block["width"], eps=block["eps"])
 
@@ -165,12 +168,12 @@ class _Sum(nnx.Module):
 
 
 class _Pooler(nnx.Module):
-    def __init__(self, block: dict):
+    def __init__(self, block: dict[str, Any]):
         self.dense = _linear(block["width"], block["width"], block)
 
     def __call__(self, last: Array) -> Array:
         return jnp.tanh(self.dense(last[:, 0])).astype(jnp.float32)
 
 
-def _linear(inputs: int, outputs: int, block: dict) -> nnx.Linear:
+def _linear(inputs: int, outputs: int, block: dict[str, Any]) -> nnx.Linear:
     return linear(inputs, outputs, dtype=block["dtype"], rngs=block["rngs"])

@@ -35,7 +35,7 @@ class TextEncoder(NamedTuple):
 
 
 def read_mask(
-    ids: Int[Array, "b n"], mask: Array | None, most: int | None
+    ids: Int[Array, "*b"], mask: Array | None, most: int | None
 ) -> Bool[Array, "b n"] | None:
     """Check ids and mask of a text encoder; the mask as True where a token counts.
 

@@ -11,6 +11,7 @@ Reference: Raffel et al. 2019, arXiv 1910.10683, section 2.1; gated maps: Shazee
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def t5_encoder(
         raise ValueError(f"buckets is {buckets}: it must be a multiple of 4")
 
     def make(rngs: nnx.Rngs) -> _T5:
-        block = dict(
+        block: dict[str, Any] = dict(
             width=width,
             head_width=head_width,
             heads=heads,
@@ -111,7 +112,9 @@ def bucket(distance: Int[np.ndarray, "*n"], buckets: int, farthest: int) -> Int[
 
 
 class _T5(nnx.Module):
-    def __init__(self, vocabulary: int, layers: int, buckets: int, farthest: int, block: dict):
+    def __init__(
+        self, vocabulary: int, layers: int, buckets: int, farthest: int, block: dict[str, Any]
+    ):
         self.dtype, self.buckets, self.farthest = block["dtype"], buckets, farthest
         self.shared = Table(vocabulary, block["width"], deviation=1.0, rngs=block["rngs"])
         self.encoder = _Stack(layers, buckets, block)
@@ -120,8 +123,10 @@ class _T5(nnx.Module):
         n = ids.shape[1]
         place = np.arange(n)
         which = bucket(place[None, :] - place[:, None], self.buckets, self.farthest)
-        first = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
-        bias = first(jnp.asarray(which)).transpose(2, 0, 1)[None]
+        first: Any = self.encoder.block[0].layer[0]
+        bias = first.SelfAttention.relative_attention_bias(jnp.asarray(which)).transpose(2, 0, 1)[
+            None
+        ]
         wide = None if mask is None else mask[:, None, None, :]
         states = [self.shared(ids).astype(self.dtype)]
         for block in self.encoder.block:
@@ -131,21 +136,23 @@ class _T5(nnx.Module):
 
 
 class _Stack(nnx.Module):
-    def __init__(self, layers: int, buckets: int, block: dict):
+    def __init__(self, layers: int, buckets: int, block: dict[str, Any]):
         self.block = nnx.List([_Block(0 if i else buckets, block) for i in range(layers)])
         self.final_layer_norm = RMSNorm(block["width"], eps=block["eps"])
 
 
 class _Block(nnx.Module):
-    def __init__(self, buckets: int, block: dict):
+    def __init__(self, buckets: int, block: dict[str, Any]):
         self.layer = nnx.List([_Attend(buckets, block), _Feed(block)])
 
     def __call__(self, x: Array, bias: Array, mask: Array | None) -> Array:
-        return self.layer[1](self.layer[0](x, bias, mask))
+        parts: tuple[Any, ...] = tuple(self.layer)
+        attend, feed = parts
+        return feed(attend(x, bias, mask))
 
 
 class _Attend(nnx.Module):
-    def __init__(self, buckets: int, block: dict):
+    def __init__(self, buckets: int, block: dict[str, Any]):
         self.SelfAttention = _SelfAttention(buckets, block)
         self.layer_norm = RMSNorm(block["width"], eps=block["eps"])
 
@@ -154,9 +161,9 @@ class _Attend(nnx.Module):
 
 
 class _SelfAttention(nnx.Module):
-    def __init__(self, buckets: int, block: dict):
+    def __init__(self, buckets: int, block: dict[str, Any]):
         width, inner = block["width"], block["heads"] * block["head_width"]
-        more = dict(bias=False, dtype=block["dtype"], rngs=block["rngs"])
+        more: dict[str, Any] = dict(bias=False, dtype=block["dtype"], rngs=block["rngs"])
         self.heads = block["heads"]
         self.q = linear(width, inner, **more)
         self.k = linear(width, inner, **more)
@@ -179,7 +186,7 @@ class _SelfAttention(nnx.Module):
 
 
 class _Feed(nnx.Module):
-    def __init__(self, block: dict):
+    def __init__(self, block: dict[str, Any]):
         self.DenseReluDense = _Mlp(block)
         self.layer_norm = RMSNorm(block["width"], eps=block["eps"])
 
@@ -188,16 +195,18 @@ class _Feed(nnx.Module):
 
 
 class _Mlp(nnx.Module):
-    def __init__(self, block: dict):
+    def __init__(self, block: dict[str, Any]):
         width, inner = block["width"], block["inner"]
-        more = dict(bias=False, dtype=block["dtype"], rngs=block["rngs"])
+        more: dict[str, Any] = dict(bias=False, dtype=block["dtype"], rngs=block["rngs"])
         self.act = block["act"]
-        self.wi = None if block["gated"] else linear(width, inner, **more)
-        self.wi_0 = linear(width, inner, **more) if block["gated"] else None
-        self.wi_1 = linear(width, inner, **more) if block["gated"] else None
+        gated = block["gated"]
+        self.wi_0 = linear(width, inner, **more) if gated else None
+        self.wi_1 = linear(width, inner, **more) if gated else None
+        if not gated:
+            self.wi = linear(width, inner, **more)
         self.wo = linear(inner, width, **more)
 
     def __call__(self, x: Array) -> Array:
-        if self.wi is not None:
-            return self.wo(self.act(self.wi(x)))
-        return self.wo(self.act(self.wi_0(x)) * self.wi_1(x))
+        if self.wi_0 is not None and self.wi_1 is not None:
+            return self.wo(self.act(self.wi_0(x)) * self.wi_1(x))
+        return self.wo(self.act(self.wi(x)))

@@ -68,6 +68,7 @@ def clip_vision(
     Raises:
       ValueError: heads that do not divide; later an image of another size.
 
+    >>> import jax
     >>> net = clip_vision(side=8, patch=4, width=8, layers=1, heads=2)
     >>> net.apply(net.init(jax.random.key(0)), jnp.zeros((1, 8, 8, 3))).last.shape
     (1, 5, 8)
@@ -161,6 +162,6 @@ class _Vision(nnx.Module):
 
     def __call__(self, image: Array) -> Encoded:
         out = self.vision_model(image)
-        if self.visual_projection is None:
+        if self.visual_projection is None or out.pooled is None:
             return out
         return out._replace(pooled=self.visual_projection(out.pooled).astype(jnp.float32))

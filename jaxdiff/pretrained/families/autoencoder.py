@@ -18,6 +18,7 @@ from jaxdiff.nets.autoencoders import (
     autoencoder_vq,
 )
 from jaxdiff.pretrained.config import Config
+from jaxdiff.pretrained.families import latent_diffusion
 from jaxdiff.pretrained.families.family import Family
 from jaxdiff.pretrained.names import Rule
 
@@ -141,6 +142,6 @@ _ORIGINAL_TINY = (
     *(Rule(rf"decoder\.{n}\.(.+)", rf"decoder.layers.{n - 1}.\1") for n in range(1, _MOST_LAYERS)),
 )
 
-KL = Family(build_kl, _OLD_ATTENTION)
-VQ = Family(build_vq, _OLD_ATTENTION)
+KL = Family(build_kl, _OLD_ATTENTION + latent_diffusion.rules(4), latent_diffusion.OTHERS)
+VQ = Family(build_vq, _OLD_ATTENTION + latent_diffusion.rules(3), latent_diffusion.OTHERS)
 TINY = Family(build_tiny, _ORIGINAL_TINY)
