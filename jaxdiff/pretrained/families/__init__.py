@@ -1,6 +1,5 @@
 """Families of checkpoints, by the class name that their config gives."""
 
-from jaxdiff.pretrained.families import adm, autoencoder, text, unet
 from jaxdiff.pretrained.families import adm, autoencoder, features, text, unet
 from jaxdiff.pretrained.families.family import Family
 from jaxdiff.pretrained.families.transformer import TRANSFORMERS
