@@ -8,11 +8,18 @@ they are switched off.
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
 _BOOKKEEPING = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version"}
 
 
 class Config:
     """The keys of a config.json, each read once, with what it is when absent.
+
+    `dtype`, `remat` and `scan` say how to compute, which no config does: the type of the
+    arithmetic, whether blocks are recomputed in the backward pass, and whether equal blocks are
+    walked in one loop.
 
     >>> config = Config({"_class_name": "UNet2DModel", "in_channels": 3, "act_fn": "silu"})
     >>> config("in_channels", 4)
@@ -22,8 +29,17 @@ class Config:
     >>> config.finish()
     """
 
-    def __init__(self, values: Mapping[str, Any], name: str = ""):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        name: str = "",
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        scan: bool = False,
+    ):
         self.values = dict(values)
+        self.dtype, self.remat, self.scan = dtype, remat, scan
         self.name = name or str(values.get("_class_name", "the config"))
         self.asked: set[str] = set()
 

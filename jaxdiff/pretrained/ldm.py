@@ -2,8 +2,7 @@
 
 Its U-Net counts blocks through. With d blocks a level, `input_blocks.n` is, for n = 1 + l (d + 1) +
 j, block j of level l, or what shrinks level l for j = d; `output_blocks.n`, for n = l (d + 1) + j,
-is block j of level l from below, which also grows it for j = d. Its autoencoder counts the levels
-of the decoder from the finest.
+is block j of level l from below, which also grows it for j = d.
 
 Reference: Rombach et al. 2022, arXiv 2112.10752; Podell et al. 2023, arXiv 2307.01952.
 """
@@ -87,41 +86,6 @@ def _plain(old: str, new: str) -> Rule:
 
 def _escaped(name: str) -> str:
     return name.replace(".", r"\.")
-
-
-def vae_rules(levels: int) -> list[Rule]:
-    """The rules for an autoencoder of so many levels.
-
-    >>> from jaxdiff.pretrained.names import rename
-    >>> rename({"decoder.up.3.block.0.conv1.weight": np.zeros(1)}, vae_rules(4))
-    {'decoder.up_blocks.0.resnets.0.conv1.weight': array([0.])}
-    """
-    rules: list[Rule] = []
-    for level in range(levels):
-        for side, old, new in (
-            ("encoder", f"down.{level}", f"down_blocks.{level}"),
-            ("decoder", f"up.{level}", f"up_blocks.{levels - 1 - level}"),
-        ):
-            start, change = rf"{side}\.{_escaped(old)}", f"{new.split('_')[0]}samplers"
-            inner = rf"{side}.{new}.resnets.\1."
-            rules += [
-                Rule(rf"{start}\.block\.(\d+)\.nin_shortcut\.(.+)", rf"{inner}conv_shortcut.\2"),
-                Rule(rf"{start}\.block\.(\d+)\.(.+)", rf"{inner}\2"),
-                Rule(rf"{start}\.(?:down|up)sample\.(.+)", rf"{side}.{new}.{change}.0.\1"),
-            ]
-    return rules + _vae_middle()
-
-
-def _vae_middle() -> list[Rule]:
-    at = r"(encoder|decoder)\.mid\."
-    names = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-    rules = [
-        Rule(rf"{at}attn_1\.{old}\.(.+)", rf"\1.mid_block.attentions.0.{new}.\2")
-        for old, new in names.items()
-    ]
-    for old, new in ((1, 0), (2, 1)):
-        rules.append(Rule(rf"{at}block_{old}\.(.+)", rf"\1.mid_block.resnets.{new}.\2"))
-    return [*rules, Rule(r"(encoder|decoder)\.norm_out\.(.+)", r"\1.conv_norm_out.\2")]
 
 
 _OPEN_CLIP = {

@@ -10,6 +10,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
 from jaxdiff import process as pr
 from jaxdiff.pipelines.parts import Part, Pretrained
 from jaxdiff.pretrained.hub import locate
@@ -32,6 +35,9 @@ def load(
     offline: bool = False,
     without: Sequence[str] = (),
     scheduler: Mapping[str, Any] | None = None,
+    compute: DTypeLike = jnp.float32,
+    remat: bool = False,
+    scan: bool = False,
 ) -> Pretrained:
     """Load a checkpoint in the layout of diffusers.
 
@@ -43,6 +49,10 @@ def load(
       offline: take what was kept of the hub and ask nobody.
       without: parts to leave out, such as "text_encoder_3".
       scheduler: a scheduler config instead of the checkpoint's own.
+      compute: of the arithmetic of networks and text encoders, such as bfloat16 on accelerators;
+        autoencoders compute in float32.
+      remat: see `load_part`; for the network that predicts.
+      scan: see `load_part`; for the network that predicts.
 
     Returns:
       `Pretrained`: net, params, process, prediction, wiring, schedule, config, whole, parts, words.
@@ -54,9 +64,16 @@ def load(
     folder = locate(name, variant=variant, revision=revision, offline=offline)
     index = _index(folder)
     if index is None:
-        return _alone(folder, variant, dtype, scheduler)
+        part = load_part(
+            folder, variant=variant, dtype=dtype, compute=compute, remat=remat, scan=scan
+        )
+        return assembled(part, scheduler or _scheduler(folder), {}, {}, {})
     present = [part for part in index if _is_network(index, part) and part not in without]
-    parts = {p: load_part(folder / p, variant=variant, dtype=dtype) for p in present}
+    parts = {}
+    for part in present:
+        how = {"compute": jnp.float32 if part == "vae" else compute}
+        more = {"remat": remat, "scan": scan} if part in _PREDICTS else {}
+        parts[part] = load_part(folder / part, variant=variant, dtype=dtype, **how, **more)
     main = next((p for p in _PREDICTS if p in parts), None)
     if main is None:
         raise ValueError(f"{folder} holds no network that predicts: none of {', '.join(_PREDICTS)}")
@@ -68,14 +85,6 @@ def load(
     values = scheduler or _scheduler(folder / "scheduler")
     whole = {key: value for key, value in index.items() if not isinstance(value, list)}
     return assembled(parts.pop(main), values, whole, parts, words)
-
-
-def _alone(
-    folder: pathlib.Path, variant: str | None, dtype: Any, scheduler: Mapping[str, Any] | None
-) -> Pretrained:
-    part = load_part(folder, variant=variant, dtype=dtype)
-    values = scheduler or _scheduler(folder)
-    return assembled(part, values, {}, {}, {})
 
 
 def assembled(

@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxdiff.nets.functional import shapes
 from jaxdiff.pipelines.parts import Part
@@ -16,13 +18,24 @@ from jaxdiff.pretrained.files import read_folder, write_tensors
 from jaxdiff.pretrained.names import fill, rename, tensors_of
 
 
-def load_part(folder: str | pathlib.Path, *, variant: str | None = None, dtype: Any = None) -> Part:
+def load_part(
+    folder: str | pathlib.Path,
+    *,
+    variant: str | None = None,
+    dtype: Any = None,
+    compute: DTypeLike = jnp.float32,
+    remat: bool = False,
+    scan: bool = False,
+) -> Part:
     """Load a network from a folder in the layout of diffusers or transformers.
 
     Args:
       folder: with config.json and safetensors.
       variant: of the weights: None, "fp16", "bf16".
       dtype: of the parameters; by default float32.
+      compute: of the arithmetic; norms and softmax stay in float32.
+      remat: recompute blocks in the backward pass instead of keeping what is inside.
+      scan: walk equal blocks of a transformer in one loop, compiled once.
 
     Raises:
       ValueError: the folder is no checkpoint, its class is unknown (the nearest known is named), a
@@ -30,23 +43,36 @@ def load_part(folder: str | pathlib.Path, *, variant: str | None = None, dtype: 
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
-    return assemble(config, read_folder(folder, variant=variant), dtype=dtype)
+    tensors = read_folder(folder, variant=variant)
+    return assemble(config, tensors, dtype=dtype, compute=compute, remat=remat, scan=scan)
 
 
 def assemble(
-    config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *, dtype: Any = None
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    dtype: Any = None,
+    compute: DTypeLike = jnp.float32,
+    remat: bool = False,
+    scan: bool = False,
 ) -> Part:
     """The part that `config` describes, filled with `tensors` in any layout of its family."""
     family = FAMILIES[class_of(config)]
-    net = make_net(config)
+    net = make_net(config, compute=compute, remat=remat, scan=scan)
     expected = shapes(net.init)
     renamed = rename(tensors, family.rules, family.ignored)
     return Part(net, fill(expected, renamed, dtype=dtype), config)
 
 
-def make_net(config: Mapping[str, Any]) -> Any:
-    """The network that `config` describes, without weights."""
-    reader = Config(config, class_of(config))
+def make_net(
+    config: Mapping[str, Any],
+    *,
+    compute: DTypeLike = jnp.float32,
+    remat: bool = False,
+    scan: bool = False,
+) -> Any:
+    """The network that `config` describes, without weights; how it computes as for `load_part`."""
+    reader = Config(config, class_of(config), dtype=compute, remat=remat, scan=scan)
     net = FAMILIES[class_of(config)].build(reader)
     reader.finish()
     return net

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.pipelines.parts import Part, Pretrained
+from jaxdiff.pretrained.families import latent_diffusion
 from jaxdiff.pretrained.files import read_tensors
 from jaxdiff.pretrained.known import BY_WIDTH, KNOWN, Config
-from jaxdiff.pretrained.ldm import open_clip_rules, unet_rules, vae_rules
+from jaxdiff.pretrained.ldm import open_clip_rules, unet_rules
 from jaxdiff.pretrained.load import assembled
 from jaxdiff.pretrained.names import rename
 from jaxdiff.pretrained.part import assemble
@@ -107,7 +108,7 @@ def _part(name: str, config: Config, tensors: Mapping[str, np.ndarray], dtype: A
     if name == "unet":
         renamed = rename(tensors, unet_rules(config))
     elif name == "vae":
-        renamed = rename(tensors, vae_rules(len(config["block_out_channels"])), _LOSS)
+        renamed = rename(tensors, latent_diffusion.rules(len(config["block_out_channels"])), _LOSS)
     elif any(key.startswith("open.") for key in tensors):
         renamed = _from_open_clip(config, tensors)
     else:

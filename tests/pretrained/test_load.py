@@ -62,14 +62,32 @@ def test_parameters_in_half_precision():
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.parametrize("name", ["pipeline_sd15/unet", "pipeline_sd3/transformer", "unet_ddpm"])
+def test_how_to_compute(name):
+    """Half precision changes little, recomputing and loops nothing at all."""
+    outs = []
+    for how in ({}, {"remat": True, "scan": True}, {"compute": jnp.bfloat16}):
+        part = load_part(ROOT / name, **how)
+        cond: dict = {}
+        if "sd3" in name:
+            cond = {"tokens": jnp.ones((1, 5, 32)), "pooled": jnp.ones((1, 32))}
+        elif "sd15" in name:
+            cond = {"tokens": jnp.ones((1, 5, 16))}
+        x = jax.random.normal(KEY, (1, 8, 8, part.config["in_channels"]))
+        outs.append(jax.jit(part.net.apply)(part.params, x, jnp.array([3.0]), cond or None))
+    assert outs[2].dtype == jnp.float32
+    scale = float(jnp.abs(outs[0]).max())
+    np.testing.assert_allclose(outs[1], outs[0], atol=1e-5 * scale)
+    np.testing.assert_allclose(outs[2], outs[0], atol=0.1 * scale)
+    assert float(jnp.abs(outs[2] - outs[0]).max()) > 0
+
+
 # --- checkpoints that are none -------------------------------------------------------------------
 
 
 def test_no_checkpoint(tmp_path):
     (tmp_path / "readme.md").write_text("hello")
-    with pytest.raises(
-        ValueError, match=r"is no checkpoint: .* it holds readme"
-    ):
+    with pytest.raises(ValueError, match=r"is no checkpoint: .* it holds readme"):
         jd.load(tmp_path)
 
 

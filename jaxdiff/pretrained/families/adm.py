@@ -31,6 +31,8 @@ def build_guided(config: Config) -> Net:
     channels = 6 if "small_size" in config.values else 3
     config.ignore("small_size", "large_size", "dropout", "use_checkpoint", "use_fp16")
     return adm_unet(
+        dtype=config.dtype,
+        remat=config.remat,
         widths=widths,
         attention=_levels(config("attention_resolutions", "16,8"), size),
         channels=channels,
@@ -54,6 +56,8 @@ def build_classifier(config: Config) -> Net:
     config.only("classifier_pool", "attention")
     config.ignore("classifier_use_fp16")
     return adm_classifier(
+        dtype=config.dtype,
+        remat=config.remat,
         size=size,
         widths=_widths(config, base, size),
         attention=_levels(config("classifier_attention_resolutions", "32,16,8"), size),
@@ -72,6 +76,8 @@ def build_song(config: Config) -> Net:
     kind = config.only("embedding_type", "positional", "fourier")
     config.ignore("dropout", "label_dropout")
     return song_unet(
+        dtype=config.dtype,
+        remat=config.remat,
         size=config("img_resolution", 32),
         channels=config("in_channels", 3),
         out=config("out_channels", 3),
@@ -94,6 +100,8 @@ def build_dhariwal(config: Config) -> Net:
     """DhariwalUNet: the arguments of EDM's class."""
     config.ignore("dropout", "label_dropout")
     return dhariwal_unet(
+        dtype=config.dtype,
+        remat=config.remat,
         size=config("img_resolution", 64),
         channels=config("in_channels", 3),
         out=config("out_channels", 3),

@@ -34,6 +34,7 @@ def build_kl(config: Config) -> Autoencoder:
         shift, scale = tuple(mean), tuple(scale / s for s in std)
     config.ignore("force_upcast")
     return autoencoder_kl(
+        dtype=config.dtype,
         latent=config("latent_channels", 4),
         quant=config("use_quant_conv", True),
         post_quant=config("use_post_quant_conv", True),
@@ -49,6 +50,7 @@ def build_vq(config: Config) -> Autoencoder:
     config.only("lookup_from_codebook", False)
     config.ignore("force_upcast")
     return autoencoder_vq(
+        dtype=config.dtype,
         latent=config("latent_channels", 3),
         entries=config("num_vq_embeddings", 256),
         entry_width=config("vq_embed_dim"),
@@ -63,6 +65,7 @@ def build_tiny(config: Config) -> Autoencoder:
     config.ignore("force_upcast", "latent_magnitude", "latent_shift", "block_out_channels")
     act = config.only("act_fn", "relu", "silu", "swish")
     return autoencoder_tiny(
+        dtype=config.dtype,
         channels=config("in_channels", 3),
         out=config("out_channels", 3),
         latent=config("latent_channels", 4),

@@ -44,13 +44,16 @@ _KINDS = {
 
 def build_lpips(config: Config) -> Distance:
     """The distance over VGG-16 or AlexNet."""
-    return lpips({"vgg": VGG16, "alex": ALEXNET}[config.only("net", "vgg", "alex")])
+    return lpips(
+        {"vgg": VGG16, "alex": ALEXNET}[config.only("net", "vgg", "alex")], dtype=config.dtype
+    )
 
 
 def build_resnet50(config: Config) -> Extractor:
     """ResNet-50 in the lineage that `layout` names."""
     keras = config.only("layout", "torchvision", "keras") == "keras"
     return resnet(
+        dtype=config.dtype,
         classes=config("num_classes", 1000),
         early_stride=keras,
         bias=keras,
@@ -61,7 +64,7 @@ def build_resnet50(config: Config) -> Extractor:
 
 def build_inception(config: Config) -> Extractor:
     """Inception-v3 with the pooling of the FID or of torchvision."""
-    return inception(classes=config("num_classes", 0), fid=config("fid", True))
+    return inception(classes=config("num_classes", 0), fid=config("fid", True), dtype=config.dtype)
 
 
 def _turned(kernel: np.ndarray) -> np.ndarray:

@@ -87,6 +87,7 @@ def build_t5(config: Config) -> TextEncoder:
     kind = config.only("feed_forward_proj", "relu", "gated-gelu", "gated-silu", "gelu", "silu")
     gated, act = kind.startswith("gated-"), kind.removeprefix("gated-")
     return t5_encoder(
+        dtype=config.dtype,
         vocabulary=config("vocab_size", 32128),
         width=config("d_model", 512),
         head_width=config("d_kv", 64),
@@ -107,6 +108,7 @@ def build_bert(config: Config) -> TextEncoder:
     config.ignore(*_TRAINING, *_SPEAKING, "eos_token_id")
     config.only("position_embedding_type", "absolute")
     return bert(
+        dtype=config.dtype,
         vocabulary=config("vocab_size", 30522),
         tokens=config("max_position_embeddings", 512),
         segments=config("type_vocab_size", 2),
@@ -122,6 +124,7 @@ def build_bert(config: Config) -> TextEncoder:
 def _clip_text(config: Config, project: int) -> TextEncoder:
     config.ignore(*_TRAINING, *_SPEAKING)
     return clip_text(
+        dtype=config.dtype,
         vocabulary=config("vocab_size", 49408),
         tokens=config("max_position_embeddings", 77),
         project=project,
@@ -133,6 +136,7 @@ def _clip_text(config: Config, project: int) -> TextEncoder:
 def _clip_vision(config: Config, project: int) -> ImageEncoder:
     config.ignore(*_TRAINING, *_SPEAKING)
     return clip_vision(
+        dtype=config.dtype,
         channels=config("num_channels", 3),
         side=config("image_size", 224),
         patch=config("patch_size", 32),

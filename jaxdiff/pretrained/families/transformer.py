@@ -17,6 +17,9 @@ def _dit(config: Config) -> Net:
     """DiTTransformer2DModel."""
     config.only("norm_type", "ada_norm_zero")
     return labelled_dit(
+        dtype=config.dtype,
+        remat=config.remat,
+        scan=config.scan,
         **_tokens(config),
         size=config("sample_size", 32),
         patch=config("patch_size", 2),
@@ -42,6 +45,9 @@ def _pixart(config: Config) -> Net:
             f"has to be the width {tokens['width']}"
         )
     return pixart(
+        dtype=config.dtype,
+        remat=config.remat,
+        scan=config.scan,
         **tokens,
         size=size,
         patch=config("patch_size", 2),
@@ -87,6 +93,9 @@ def _sd3(config: Config) -> Net:
         )
     channels = config("in_channels", 16)
     return sd3(
+        dtype=config.dtype,
+        remat=config.remat,
+        scan=config.scan,
         size=config("sample_size", 128),
         table=config("pos_embed_max_size", 96),
         patch=config("patch_size", 2),
@@ -113,6 +122,9 @@ def _flux(config: Config) -> Net:
             "pixels need multiples of 4"
         )
     return flux(
+        dtype=config.dtype,
+        remat=config.remat,
+        scan=config.scan,
         channels=inputs // 4,
         out=outputs // 4,
         width=heads * config("attention_head_dim", 128),
@@ -133,6 +145,9 @@ def _first_dit(config: Config, halved: bool = False) -> Net:
         raise ValueError(f"{config.name}: class_dropout_prob is 0: jaxdiff needs a null label")
     channels, learned = config("in_channels", 4), config("learn_sigma", True)
     return labelled_dit(
+        dtype=config.dtype,
+        remat=config.remat,
+        scan=config.scan,
         size=config("input_size", 32),
         patch=config("patch_size", 2),
         channels=channels,
@@ -156,6 +171,8 @@ def _uvit(config: Config) -> Net:
     config.ignore("use_checkpoint")
     classes, text = config("num_classes", -1), config("clip_dim", 0)
     return uvit(
+        dtype=config.dtype,
+        remat=config.remat,
         size=config("img_size", 224),
         patch=config("patch_size", 16),
         channels=config("in_chans", 3),

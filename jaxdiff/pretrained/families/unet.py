@@ -30,6 +30,8 @@ def build_condition(config: Config) -> Net:
     config.only("resnet_out_scale_factor", 1.0, 1)
     config.ignore("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads")
     return unet2d(
+        dtype=config.dtype,
+        remat=config.remat,
         levels=levels,
         middle=middle,
         channels=config("in_channels", 4),
@@ -57,6 +59,8 @@ def build_controlnet(config: Config) -> Net:
     if middle is None:
         raise ValueError(f"{config.name}: mid_block_type is None, but a ControlNet has a middle")
     return controlnet(
+        dtype=config.dtype,
+        remat=config.remat,
         levels=levels,
         middle=middle,
         channels=config("in_channels", 4),
@@ -83,6 +87,8 @@ def build_plain(config: Config) -> Net:
     config.only("act_fn", "silu", "swish")
     config.ignore("sample_size", "dropout")
     return unet2d(
+        dtype=config.dtype,
+        remat=config.remat,
         levels=_plain_levels(config, widths),
         middle=_plain_middle(config, widths[-1], groups, film),
         channels=config("in_channels", 3),
