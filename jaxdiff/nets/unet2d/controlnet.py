@@ -21,18 +21,14 @@ from jaxdiff.nets.functional import bridge
 from jaxdiff.nets.layers import conv
 from jaxdiff.nets.unet2d.embedding import NOTHING, Clock, Told, attach
 from jaxdiff.nets.unet2d.levels import PLAIN, Between, Call, Level, Middle
-from jaxdiff.nets.unet2d.net import (
-    Residuals,
+from jaxdiff.nets.unet2d.net import Residuals, check_sides, descend, read, vector
+from jaxdiff.nets.unet2d.parts import (
     any_size,
     check_levels,
-    check_sides,
-    descend,
     downs,
     look_maker,
-    read,
     resnet_maker,
     skip_widths,
-    vector,
 )
 from jaxdiff.types import Net, PyTree
 
