@@ -218,7 +218,9 @@ BAD = {
     "no context": (lambda: unet2d(levels=LEVELS), "context_dim is 0 but the network looks at"),
     "context": (lambda: unet2d(levels=[Level(4)], context_dim=3), "looks at no tokens"),
     "layers": (
-        lambda: unet2d(**SHAPE | dict(levels=[Level(4, 1, LOOK._replace(layers=(1, 2)))])),
+        lambda: unet2d(
+            **SHAPE | dict[str, Any](levels=[Level(4, 1, LOOK._replace(layers=(1, 2)))])
+        ),
         "the level has 1 blocks",
     ),
     "middle": (

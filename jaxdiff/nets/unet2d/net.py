@@ -102,6 +102,7 @@ def unet2d(
 
     Reference: see the module.
 
+    >>> from jaxdiff.nets.unet2d import Look
     >>> look = Look("cross", heads=2)
     >>> net = unet2d(levels=[Level(8, 1, look, look), Level(8, 1)], context_dim=5, groups=4)
     >>> params = jax.eval_shape(net.init, jax.random.key(0))
