@@ -163,7 +163,7 @@ def test_scaled_residuals():
     weights = [float(r[0]) for r in (*scaled(made, 2.0, guess=True).skips,)]
     np.testing.assert_allclose(weights, 2 * np.logspace(-1, 0, 13)[:12], rtol=1e-6)
     guessed = scaled(made, jnp.array(2.0), guess=True)
-    assert float(guessed.middle[0]) == 2.0
+    assert guessed.middle is not None and float(guessed.middle[0]) == 2.0
     assert float(scaled(made, 0.5).skips[0][0]) == 0.5
 
 

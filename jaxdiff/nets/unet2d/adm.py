@@ -227,7 +227,7 @@ class Classifier(nnx.Module):
         self.middle_block = layers.middle(deep)
         small, heads = size // 2 ** (len(widths) - 1), deep // layers.head_width
         pool = Pool(small, deep, out, heads, dtype=dtype, rngs=rngs)
-        self.out = nnx.Dict({"0": GroupNorm(deep, groups=layers.groups), "2": pool})
+        self.out: Any = nnx.Dict({"0": GroupNorm(deep, groups=layers.groups), "2": pool})
 
     def __call__(
         self,

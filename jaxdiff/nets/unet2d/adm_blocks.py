@@ -35,9 +35,9 @@ class ResBlock(nnx.Module):
         self.film, self.resample = film, resample
         first = conv(inputs, width, dtype=dtype, rngs=rngs)
         last = conv(width, width, zero=True, dtype=dtype, rngs=rngs)
-        self.in_layers = nnx.Dict({"0": GroupNorm(inputs, groups=groups), "2": first})
+        self.in_layers: Any = nnx.Dict({"0": GroupNorm(inputs, groups=groups), "2": first})
         self.emb_layers = nnx.Dict({"1": linear(embed_dim, (1 + film) * width, rngs=rngs)})
-        self.out_layers = nnx.Dict({"0": GroupNorm(width, groups=groups), "3": last})
+        self.out_layers: Any = nnx.Dict({"0": GroupNorm(width, groups=groups), "3": last})
         short = None if inputs == width else conv(inputs, width, size=1, dtype=dtype, rngs=rngs)
         self.skip_connection = short
 

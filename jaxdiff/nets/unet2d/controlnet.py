@@ -8,6 +8,7 @@ Reference: Zhang et al. 2023, arXiv 2302.05543, section 3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def controlnet(
     check_levels([level._replace(up=level.down) for level in levels], middle, context_dim)
     init, module = bridge(make)
 
-    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Residuals:
+    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Any:
         return module(params)(x, time, cond)
 
     return Net(init, apply)
