@@ -163,7 +163,7 @@ def test_scaled_residuals():
     weights = [float(r[0]) for r in (*scaled(made, 2.0, guess=True).skips,)]
     np.testing.assert_allclose(weights, 2 * np.logspace(-1, 0, 13)[:12], rtol=1e-6)
     guessed = scaled(made, jnp.array(2.0), guess=True)
-    assert float(guessed.middle[0]) == 2.0
+    assert guessed.middle is not None and float(guessed.middle[0]) == 2.0
     assert float(scaled(made, 0.5).skips[0][0]) == 0.5
 
 
@@ -218,7 +218,9 @@ BAD = {
     "no context": (lambda: unet2d(levels=LEVELS), "context_dim is 0 but the network looks at"),
     "context": (lambda: unet2d(levels=[Level(4)], context_dim=3), "looks at no tokens"),
     "layers": (
-        lambda: unet2d(**SHAPE | dict(levels=[Level(4, 1, LOOK._replace(layers=(1, 2)))])),
+        lambda: unet2d(
+            **SHAPE | dict[str, Any](levels=[Level(4, 1, LOOK._replace(layers=(1, 2)))])
+        ),
         "the level has 1 blocks",
     ),
     "middle": (

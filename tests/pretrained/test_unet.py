@@ -153,7 +153,7 @@ def test_knobs_that_are_not_known_are_refused_by_name(case):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", NAMES)
 def test_diffusers_reads_what_is_saved_bit_for_bit(name, tmp_path):
-    import diffusers
+    import diffusers  # pyright: ignore[reportMissingImports]
 
     part, _ = fixture(name)
     save_part(tmp_path, part)

@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     | dict(use_scale_shift_norm=False, use_new_attention_order=True, norm_groups=2)
     | dict(channel_mult="1,1"),
     "guided_classifier": dict(_class_name="GuidedClassifier", image_size=8, classifier_width=8)
-    | dict(classifier_depth=1, classifier_attention_resolutions="4", channel_mult="1,2")
+    | dict(classifier_depth=1, classifier_attention_resolutions="4", channel_mult="1,1")
     | dict(num_head_channels=4, num_classes=5, norm_groups=4),
     "edm_ddpmpp": _SONG | dict(label_dim=3, augment_dim=2),
     "edm_ncsnpp": _SONG

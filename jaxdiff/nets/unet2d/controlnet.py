@@ -8,6 +8,7 @@ Reference: Zhang et al. 2023, arXiv 2302.05543, section 3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +22,14 @@ from jaxdiff.nets.functional import bridge
 from jaxdiff.nets.layers import conv
 from jaxdiff.nets.unet2d.embedding import NOTHING, Clock, Told, attach
 from jaxdiff.nets.unet2d.levels import PLAIN, Between, Call, Level, Middle
-from jaxdiff.nets.unet2d.net import (
-    Residuals,
+from jaxdiff.nets.unet2d.net import Residuals, check_sides, descend, read, vector
+from jaxdiff.nets.unet2d.parts import (
     any_size,
     check_levels,
-    check_sides,
-    descend,
     downs,
     look_maker,
-    read,
     resnet_maker,
     skip_widths,
-    vector,
 )
 from jaxdiff.types import Net, PyTree
 
@@ -110,7 +107,7 @@ def controlnet(
     check_levels([level._replace(up=level.down) for level in levels], middle, context_dim)
     init, module = bridge(make)
 
-    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Residuals:
+    def apply(params: PyTree, x: Array, time: Array, cond: PyTree = None) -> Any:
         return module(params)(x, time, cond)
 
     return Net(init, apply)

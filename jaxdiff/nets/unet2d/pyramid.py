@@ -100,7 +100,7 @@ class PyramidUp(nnx.Module):
             look = None if self.attentions is None or i < end else self.attentions[0]
             h = pair(joined(h, skips, call, place, i), resnet, look, call, place, i, at=0)
         image = None if image is None else _up(image)
-        if self.resnet_up is not None and self.skip_norm is not None:
+        if self.resnet_up is not None and self.skip_norm is not None and self.skip_conv is not None:
             own = self.skip_conv(jax.nn.silu(self.skip_norm(h)))
             image = own if image is None else image + own
             h = change(h, self.resnet_up, call, f"{place.path}/resnet_up", place)
