@@ -25,8 +25,8 @@ def rules(levels: int) -> tuple[Rule, ...]:
     """The rules for a pyramid of so many levels.
 
     >>> import numpy as np
-    >>> rules(4)[0].apply("encoder.down.0.block.1.nin_shortcut.bias", np.zeros(1))
-    {'encoder.down_blocks.0.resnets.1.conv_shortcut.bias': array([0.])}
+    >>> sorted(rules(4)[0].apply("encoder.down.0.block.1.nin_shortcut.bias", np.ones(1)))
+    ['encoder.down_blocks.0.resnets.1.conv_shortcut.bias']
     """
     down = [(rf"encoder\.down\.{i}", f"encoder.down_blocks.{i}") for i in range(levels)]
     up = [(rf"decoder\.up\.{i}", f"decoder.up_blocks.{levels - 1 - i}") for i in range(levels)]
