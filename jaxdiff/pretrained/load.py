@@ -71,7 +71,7 @@ def load(
     present = [part for part in index if _is_network(index, part) and part not in without]
     parts = {}
     for part in present:
-        how = {"compute": jnp.float32 if part == "vae" else compute}
+        how: dict[str, Any] = {"compute": jnp.float32 if part == "vae" else compute}
         more = {"remat": remat, "scan": scan} if part in _PREDICTS else {}
         parts[part] = load_part(folder / part, variant=variant, dtype=dtype, **how, **more)
     main = next((p for p in _PREDICTS if p in parts), None)

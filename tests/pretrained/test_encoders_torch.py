@@ -1,5 +1,6 @@
 """What PyTorch itself says of our files, and of torchvision's classifiers with random weights."""
 
+# pyright: reportMissingImports=false
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +66,9 @@ def test_parameters_in_half_precision():
 @pytest.mark.parametrize("name", ["pipeline_sd15/unet", "pipeline_sd3/transformer", "unet_ddpm"])
 def test_how_to_compute(name):
     """Half precision changes little, recomputing and loops nothing at all."""
-    outs = []
-    for how in ({}, {"remat": True, "scan": True}, {"compute": jnp.bfloat16}):
+    outs: list[jax.Array] = []
+    hows: list[dict[str, Any]] = [{}, {"remat": True, "scan": True}, {"compute": jnp.bfloat16}]
+    for how in hows:
         part = load_part(ROOT / name, **how)
         cond: dict = {}
         if "sd3" in name:
