@@ -62,6 +62,7 @@ def test_lpips_is_a_distance_of_what_is_seen():
     assert jnp.allclose(net.apply(params, x, y), by_hand, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lpips_has_a_gradient_where_all_features_are_zero():
     net, params = small_lpips()
     dead = jax.tree.map(lambda leaf: -jnp.abs(leaf) * 0 - 1.0, params["net"])

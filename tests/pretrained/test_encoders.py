@@ -13,11 +13,16 @@ from jaxdiff.pretrained.names import tensors_of
 from jaxdiff.pretrained.part import assemble
 from tests.pretrained.parity import ROOT, fixture, gap, nchw, nhwc
 
-AUTOENCODERS = ("vae4", "vae16", "vq", "vq_attention", "taesd", "taesd_silu")
-TEXTS = ("clip_quick", "clip_projected", "t5_gated", "t5_relu", "bert", "bert_relu")
+SLOW_AUTOENCODERS = ("vae16", "vq_attention", "taesd_silu")
+SLOW_TEXTS = ("clip_projected", "t5_relu", "bert", "bert_relu")
 VISIONS = ("clip_vision", "clip_vision_plain")
 # A code of a codebook jumps, and attention over few places has steep gradients.
 NEAR, GRADIENT = 2e-6, 2e-5
+
+
+def first(default, *others):
+    """Cases of every run, and those of the slow one."""
+    return [*default.split(), *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +31,7 @@ def exact():
         yield
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("vae4", "vae16", "taesd"),
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vq", "vq_attention", "taesd_silu")),
-    ],
-)
+@pytest.mark.parametrize("name", first("vae4 taesd", "vq", *SLOW_AUTOENCODERS))
 def test_an_autoencoder_encodes_and_decodes_as_pytorch(name):
     part, io = fixture(name)
     code = jax.jit(part.net.encode)(part.params, nhwc(io["image"]))
@@ -44,7 +43,7 @@ def test_an_autoencoder_encodes_and_decodes_as_pytorch(name):
     assert gap(nchw(decoded), io["decoded"]) < NEAR
 
 
-@pytest.mark.parametrize("name", ["vq", "vq_attention"])
+@pytest.mark.parametrize("name", first("vq", "vq_attention"))
 def test_a_codebook_finds_the_entries_of_pytorch(name):
     part, io = fixture(name)
     found = part.net.quantize(part.params, nhwc(io["code"]))
@@ -52,10 +51,7 @@ def test_a_codebook_finds_the_entries_of_pytorch(name):
     assert gap(nchw(found.latents), io["nearest"]) < NEAR
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["taesd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae4", "vq"))],
-)
+@pytest.mark.parametrize("name", first("taesd", "vae4", "vq"))
 def test_the_gradient_through_an_autoencoder_is_that_of_pytorch(name):
     part, io = fixture(name)
     probe = nhwc(io["probe"])
@@ -82,7 +78,7 @@ def test_tiles_are_blended_as_in_diffusers(name):
     assert gap(nchw(image), io["tiled_decoded"]) < NEAR
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", first("clip_quick t5_gated", *SLOW_TEXTS))
 def test_a_text_encoder_answers_as_pytorch(name):
     part, io = fixture(name)
     ids, mask = jnp.asarray(io["ids"]), jnp.asarray(io["mask"])
@@ -96,7 +92,7 @@ def test_a_text_encoder_answers_as_pytorch(name):
     assert gap(bare.last, io["bare"]) < NEAR
 
 
-@pytest.mark.parametrize("name", ["clip_quick", "clip_projected", "t5_gated", "bert"])
+@pytest.mark.parametrize("name", first("clip_projected", "clip_quick", "t5_gated", "bert"))
 def test_the_gradient_through_a_text_encoder_is_that_of_pytorch(name):
     part, io = fixture(name)
     ids, mask = jnp.asarray(io["ids"]), jnp.asarray(io["mask"])
@@ -108,7 +104,7 @@ def test_the_gradient_through_a_text_encoder_is_that_of_pytorch(name):
     _weight_gradient(name, jax.jit(jax.grad(score))(part.params), io)
 
 
-@pytest.mark.parametrize("name", VISIONS)
+@pytest.mark.parametrize("name", first("clip_vision", "clip_vision_plain"))
 def test_an_image_encoder_answers_as_pytorch(name):
     part, io = fixture(name)
     out = jax.jit(part.net.apply)(part.params, nhwc(io["image"]))
@@ -122,7 +118,10 @@ def test_an_image_encoder_answers_as_pytorch(name):
     assert gap(nchw(of_image), io["image_gradient"]) < GRADIENT * _size(io["image_gradient"])
 
 
-@pytest.mark.parametrize("name", [*AUTOENCODERS, *TEXTS, *VISIONS])
+@pytest.mark.parametrize(
+    "name",
+    first("vq clip_quick", "vae4", "taesd", *SLOW_AUTOENCODERS, "t5_gated", *SLOW_TEXTS, *VISIONS),
+)
 def test_the_tensors_come_back_bit_by_bit(name):
     part = load_part(ROOT / name)
     stored, ours = read_folder(ROOT / name), tensors_of(part.params)
@@ -131,7 +130,9 @@ def test_the_tensors_come_back_bit_by_bit(name):
     assert all((ours[prefix + key] == value).all() for key, value in stored.items())
 
 
-@pytest.mark.parametrize("layout", ["query/key/value/proj_attn", "bare TAESD", "CLIP of a hub"])
+@pytest.mark.parametrize(
+    "layout", [*first("", "query/key/value/proj_attn", "bare TAESD"), "CLIP of a hub"]
+)
 def test_other_layouts_give_the_same_parameters(layout):
     name = {"q": "vae4", "b": "taesd", "C": "clip_quick"}[layout[0]]
     part = load_part(ROOT / name)
