@@ -71,9 +71,15 @@ def load(
     present = [part for part in index if _is_network(index, part) and part not in without]
     parts = {}
     for part in present:
-        how: dict[str, Any] = {"compute": jnp.float32 if part == "vae" else compute}
-        more = {"remat": remat, "scan": scan} if part in _PREDICTS else {}
-        parts[part] = load_part(folder / part, variant=variant, dtype=dtype, **how, **more)
+        predicts = part in _PREDICTS
+        parts[part] = load_part(
+            folder / part,
+            variant=variant,
+            dtype=dtype,
+            compute=jnp.float32 if part == "vae" else compute,
+            remat=remat and predicts,
+            scan=scan and predicts,
+        )
     main = next((p for p in _PREDICTS if p in parts), None)
     if main is None:
         raise ValueError(f"{folder} holds no network that predicts: none of {', '.join(_PREDICTS)}")

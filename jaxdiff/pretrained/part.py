@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -61,7 +62,8 @@ def assemble(
     net = make_net(config, compute=compute, remat=remat, scan=scan)
     expected = shapes(net.init)
     renamed = rename(tensors, family.rules, family.ignored)
-    return Part(net, fill(expected, renamed, dtype=dtype), config)
+    # on the device once, instead of at every call
+    return Part(net, jax.tree.map(jnp.asarray, fill(expected, renamed, dtype=dtype)), config)
 
 
 def make_net(
