@@ -1,5 +1,6 @@
 """The middle of every pipeline: a guided denoiser walked down, from noise or from an image."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxdiff.samplers.loop import Look
 from jaxdiff.trees import fold, keys_for, normal
 from jaxdiff.types import PyTree, Rows, Sampler, Scalar
 
+Progress = Callable[[Any, Any], None]
 _START, _WALK = 0, 1
 
 
@@ -59,6 +61,7 @@ def walk(
     image: Array | None = None,
     strength: float = 1.0,
     look: Look | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Walk a denoiser down the checkpoint's grid.
 
@@ -73,6 +76,8 @@ def walk(
       image: clean samples to begin with instead of noise, noised by `strength`.
       strength: in (0, 1], the share of the steps that is walked from an image.
       look: see `samplers.run`.
+      progress: called on the host as progress(step, steps) at every call of the denoiser, such as
+        `lambda i, n: print(f"{i + 1}/{n}", end="\r")`.
 
     Raises:
       ValueError: strength outside (0, 1], or so small that no step is left.
@@ -87,7 +92,15 @@ def walk(
         ts = ts[_skipped(ts.shape[0] - 1, strength) :]
         x = perturb(loaded.process, ts[0], image, noise)
     chosen = sampler or loaded.schedule.sampler
+    if progress is not None:
+        fn = Partial(_reported, denoise.fn, Partial(progress))
+        denoise = Denoiser(denoise.process, fn, denoise.memory, denoise.span)
     return _walked(fold(keys, _WALK), denoise, grid(ts), x, sampler=chosen, look=look)
+
+
+def _reported(fn: Any, progress: Any, x: Any, t: Any, now: Any) -> Any:
+    jax.debug.callback(progress, now.i, now.n)
+    return fn(x, t, now)
 
 
 @partial(jax.jit, static_argnames=("sampler", "look"))

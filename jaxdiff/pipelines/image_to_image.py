@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
 from jaxdiff.denoise import check_range, mix
-from jaxdiff.pipelines.generate import guided, walk
+from jaxdiff.pipelines.generate import Progress, guided, walk
 from jaxdiff.pipelines.latents import channels, decode, encode, factor
 from jaxdiff.pipelines.parts import Pretrained
 from jaxdiff.pipelines.schedule import Schedule
@@ -42,6 +42,7 @@ def image_to_image(
     steps: int = 50,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Images like the given ones, as far as `strength` leaves them.
 
@@ -56,6 +57,7 @@ def image_to_image(
       steps: of the whole grid.
       sampler: instead of the checkpoint's own.
       start: the noise [b, hz, wz, cz] instead of the key's.
+      progress: see `walk`.
 
     Returns:
       [b, h, w, 3] in about [-1, 1].
@@ -75,6 +77,7 @@ def image_to_image(
         steps=steps,
         sampler=sampler,
         start=start,
+        progress=progress,
         image=z,
         strength=strength,
     )
@@ -93,6 +96,7 @@ def inpaint(
     steps: int = 50,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Fill in what is hidden, as a prompt says.
 
@@ -107,6 +111,7 @@ def inpaint(
       steps: of the sampler.
       sampler: instead of the checkpoint's own.
       start: the noise of latents instead of the key's.
+      progress: see `walk`.
 
     Returns:
       [b, h, w, 3]; latents that are seen are those of the image.
@@ -128,7 +133,9 @@ def inpaint(
     else:
         chosen = after(Partial(_keep, small, z))(chosen)
     denoise = guided(loaded, cond, null, scale)
-    out = walk(key, loaded, denoise, z.shape, steps=steps, sampler=chosen, start=start)
+    out = walk(
+        key, loaded, denoise, z.shape, steps=steps, sampler=chosen, start=start, progress=progress
+    )
     return decode(loaded, out)
 
 
@@ -151,6 +158,7 @@ def follow(
     steps: int = 100,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Change images as instructions say: InstructPix2Pix.
 
@@ -165,6 +173,7 @@ def follow(
       steps: of the sampler.
       sampler: instead of the checkpoint's own.
       start: the noise of latents instead of the key's.
+      progress: see `walk`.
 
     Raises:
       ValueError: as for `image_to_image`; a network that was not made for this.
@@ -182,7 +191,9 @@ def follow(
     branches = [_with_image(null, nothing), _with_image(null, z), _with_image(cond, z)]
     weights = [1 - image_scale, image_scale - scale, scale]
     denoise = mix(loaded.model(), branches, weights)
-    out = walk(key, loaded, denoise, z.shape, steps=steps, sampler=sampler, start=start)
+    out = walk(
+        key, loaded, denoise, z.shape, steps=steps, sampler=sampler, start=start, progress=progress
+    )
     return decode(loaded, out)
 
 
@@ -199,6 +210,7 @@ def upscale(
     steps: int = 75,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Enlarge images: Stable Diffusion's x4 upscaler.
 
@@ -215,6 +227,7 @@ def upscale(
       steps: of the sampler.
       sampler: instead of the checkpoint's own.
       start: the noise of latents instead of the key's.
+      progress: see `walk`.
 
     Returns:
       [b, 4 h, 4 w, 3] for the checkpoint of that name.
@@ -236,7 +249,9 @@ def upscale(
     told = {"label": jnp.full(len(prompts), level, jnp.int32)}
     cond, null = (None if c is None else _with_image(c | told, small) for c in (cond, null))
     denoise = guided(loaded, cond, null, scale)
-    out = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
+    out = walk(
+        key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start, progress=progress
+    )
     return decode(loaded, out)
 
 

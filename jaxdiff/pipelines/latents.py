@@ -40,6 +40,8 @@ def latent_shape(
       ValueError: a size that the network cannot take, with the nearest that it can.
     """
     f = factor(loaded)
+    if size is None and loaded.kind == "FluxTransformer2DModel":
+        size = 1024  # its config does not say
     if size is None:
         trained = loaded.config.get("sample_size") or 64
         sides = (trained, trained) if isinstance(trained, int) else tuple(trained)

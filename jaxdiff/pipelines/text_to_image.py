@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdiff.pipelines.generate import guided, pixels_of, walk
+from jaxdiff.pipelines.generate import Progress, guided, pixels_of, walk
 from jaxdiff.pipelines.latents import decode, latent_shape
 from jaxdiff.pipelines.parts import Pretrained
 from jaxdiff.pipelines.texts import Cond, condition
@@ -25,6 +25,7 @@ def text_to_image(
     size: int | tuple[int, int] | None = None,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
     windows: bool = True,
     length: int | None = None,
     beside: Mapping[str, Array] | None = None,
@@ -42,6 +43,7 @@ def text_to_image(
       size: height and width in pixels; by default what the network was trained for.
       sampler: instead of the checkpoint's own.
       start: standard normal noise [b, h, w, c] of latents instead of the key's.
+      progress: see `walk`.
       windows: see `condition`.
       length: see `condition`.
       beside: more of the condition, for both branches: hint and hint_scale of a ControlNet,
@@ -61,7 +63,9 @@ def text_to_image(
     more = dict(beside or {})
     cond, null = cond | more, None if null is None else null | more
     denoise = guided(loaded, cond, null, scale, rescale)
-    z = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
+    z = walk(
+        key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start, progress=progress
+    )
     return decode(loaded, z)
 
 
@@ -115,6 +119,7 @@ def class_to_image(
     steps: int = 50,
     sampler: Sampler | None = None,
     start: Array | None = None,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Images of classes, by DiT and its kin.
 
@@ -126,6 +131,7 @@ def class_to_image(
       steps: of the sampler.
       sampler: instead of the checkpoint's own.
       start: standard normal noise instead of the key's.
+      progress: see `walk`.
 
     Returns:
       [b, h, w, 3] in about [-1, 1].
@@ -140,5 +146,7 @@ def class_to_image(
         raise ValueError(f"a {loaded.kind} with this config reads no class labels")
     null = None if scale == 1 else jnp.full_like(labels, int(classes))
     denoise = guided(loaded, labels, null, scale)
-    z = walk(key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start)
+    z = walk(
+        key, loaded, denoise, shape, steps=steps, sampler=sampler, start=start, progress=progress
+    )
     return decode(loaded, z)

@@ -37,7 +37,7 @@ def condition(
       loaded: a checkpoint with text encoders.
       prompts: texts, with weights in brackets.
       size: of the images, in pixels.
-      length: tokens of T5 (by default what the tokeniser says).
+      length: tokens of T5; by default 120 (PixArt), 256 (SD3), 512 (FLUX).
       windows: lay a long prompt out in several windows of CLIP; else it is cut with a warning.
       scale: of guidance, for networks that were distilled from a guided one.
 
@@ -115,6 +115,9 @@ def _two_clips(loaded: Pretrained, prompts: list[str], given: Any) -> Cond:
 
 
 def _t5(loaded: Pretrained, prompts: list[str], given: Any) -> Cond:
+    # trained on captions in lower case, of 120 tokens (Sigma: 300)
+    prompts = [prompt.lower().strip() for prompt in prompts]
+    given = given | {"length": given["length"] or 120}
     out, weights, mask = _encoded(loaded, "text_encoder", prompts, given, masked=True)
     return {"tokens": _laid(out.last, weights), "mask": mask}
 

@@ -227,6 +227,12 @@ def test_an_image_does_not_depend_on_its_batch(sd15):
     three, one = draw(prompts), draw(prompts[:1])
     np.testing.assert_allclose(three[:1], one, atol=2e-5)
     assert float(jnp.abs(three[0] - three[2]).max()) > 0.01
+    seen: list[int] = []
+    pipelines.text_to_image(
+        KEY, sd15, ["a"], steps=3, size=16, progress=lambda i, n: seen.append(int(i))
+    )
+    jax.effects_barrier()
+    assert sorted(set(seen)) == [0, 1, 2]
     other = draw(prompts, pipelines.walked_by(sd15, *samplers.named("DPM++ 2M Karras")))
     assert float(jnp.abs(three - other).max()) > 0.001
 

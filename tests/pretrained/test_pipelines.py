@@ -18,7 +18,7 @@ from tests.pretrained.parity import ROOT, gap, nhwc
 
 PROMPTS = ["a photo of the house", "the time of an open image and some more words"]
 NEGATIVE = "not the photo"
-SCALES = {"sd15": 7.5, "sdxl": 5.0, "sd3": 7.0}
+SCALES = {"sd15": 7.5, "sdxl": 5.0, "sd3": 7.0, "pixart": 4.5, "flux": 3.5}
 KEY = jax.random.key(0)
 
 
@@ -47,6 +47,7 @@ def test_text_to_image(name):
             negative=NEGATIVE,
             scale=SCALES[name],
             steps=20,
+            size=16,
             start=nhwc(io["noise"]),
         )
     _compare(x, io)

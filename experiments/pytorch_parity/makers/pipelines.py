@@ -22,7 +22,7 @@ SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block"
 
 
 def make(root: pathlib.Path, seed: int = 0) -> None:
-    """Write all CASES; needs clip_words/ in `root`."""
+    """Write all CASES; needs clip_words/ and t5_words/ in `root`."""
     for name, case in CASES.items():
         folder = root / name
         pipe, call = case(root / "clip_words", seed)
@@ -198,6 +198,88 @@ def dit(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]
     return pipe, _by_label
 
 
+def _t5(words: pathlib.Path, seed: int) -> dict[str, Any]:
+    """A small T5 and its tokeniser, by the names that follow an encoder's number."""
+    import transformers
+
+    tokeniser = transformers.T5Tokenizer.from_pretrained(words.parent / "t5_words")
+    config = transformers.T5Config(
+        vocab_size=len(tokeniser),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return {"text_encoder": _seeded(transformers.T5EncoderModel(config), seed), "words": tokeniser}
+
+
+def pixart(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """PixArt with DPM-Solver++."""
+    import diffusers
+
+    net = diffusers.PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        cross_attention_dim=16,
+        caption_channels=16,
+        use_additional_conditions=False,
+    )
+    t5 = _t5(words, seed + 1)
+    pipe = diffusers.PixArtAlphaPipeline(
+        tokenizer=t5["words"],
+        text_encoder=t5["text_encoder"],
+        vae=_vae(seed),
+        transformer=_seeded(net, seed + 2),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )
+    return pipe, _by_text(
+        guidance_scale=4.5, use_resolution_binning=False, clean_caption=False, height=16, width=16
+    )
+
+
+def flux(words: pathlib.Path, seed: int) -> tuple[Any, Callable[..., np.ndarray]]:
+    """FLUX, told its guidance, with a shift that depends on the size."""
+    import diffusers
+
+    net = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    t5 = _t5(words, seed + 3)
+    pipe = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(seed, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
+                 use_post_quant_conv=False),
+        text_encoder=_clip(words, seed + 1),
+        tokenizer=_words(words),
+        text_encoder_2=t5["text_encoder"],
+        tokenizer_2=t5["words"],
+        transformer=_seeded(net, seed + 2),
+    )  # fmt: skip
+
+    def call(pipe: Any, io: Arrays) -> np.ndarray:
+        import torch
+
+        packed = pipe._pack_latents(torch.tensor(io["noise"]), 2, 4, 8, 8)
+        given = {"latents": packed, "height": 16, "width": 16, "guidance_scale": 3.5}
+        return pipe(PROMPTS, num_inference_steps=STEPS, output_type="np", **given).images
+
+    return pipe, call
+
+
 def _by_text(**options: Any) -> Callable[..., np.ndarray]:
     def call(pipe: Any, io: Arrays) -> np.ndarray:
         import torch
@@ -342,6 +424,8 @@ CASES = {
     "pipeline_sdxl": sdxl,
     "pipeline_sd3": sd3,
     "pipeline_dit": dit,
+    "pipeline_pixart": pixart,
+    "pipeline_flux": flux,
     "pipeline_img2img": img2img,
     "pipeline_inpaint": inpainting,
     "pipeline_instruct": instruct,
