@@ -15,6 +15,7 @@ import os
 import pathlib
 import pkgutil
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,16 +54,18 @@ def make(root: pathlib.Path, seed: int, only: str) -> None:
 
 def compare(root: pathlib.Path, only: str) -> int:
     """Run the tests on the fixtures in `root`; print the largest difference of each."""
-    os.environ["JAXDIFF_FIXTURES"] = str(root)
-    import pytest
-
-    argv = ["-q", "-p", "no:cacheprovider", "-m", "not torch and not data and not gpu"]
-    tests = sorted((ROOT / "tests" / "pretrained").glob(f"test_*{only}*.py"))
-    status = pytest.main([*argv, *map(str, tests)])
-    from tests.pretrained.parity import FOUND
-
-    for test, found in sorted(FOUND.items()):
-        print(f"{found:9.1e}  {test.removeprefix('tests/pretrained/')}")
+    gaps = root / "gaps.txt"
+    os.environ |= {"JAXDIFF_FIXTURES": str(root), "JAXDIFF_GAPS": str(gaps)}
+    argv = ["-q", "-n", "2", "-p", "no:cacheprovider", "-m", "not torch and not data and not gpu"]
+    tests = sorted((ROOT / "tests" / "pretrained").glob("test_*.py"))
+    chosen = [str(test) for test in tests if only in test.name]
+    status = subprocess.run([sys.executable, "-m", "pytest", *argv, *chosen], cwd=ROOT).returncode
+    found: dict[str, float] = {}
+    for line in gaps.read_text().splitlines() if gaps.exists() else []:
+        number, test = line.split(" ", 1)
+        found[test] = max(float(number), found.get(test, 0.0))
+    for test, largest in sorted(found.items()):
+        print(f"{largest:9.1e}  {test.removeprefix('tests/pretrained/')}")
     print("ALL CHECKS PASSED" if status == 0 else "SOME CHECKS FAILED")
     return int(status != 0)
 
