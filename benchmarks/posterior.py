@@ -4,8 +4,9 @@
     python benchmarks/posterior.py           (about four minutes on two cores)
 
 DPS, PiGDM, DiffPIR and DDRM on an inpainting task with a small diffusion transformer, float32, the
-two libraries taking turns. A step is one turn of the method's own loop: DPS and PiGDM ask the
-network once and pass back through it once (deepinv asks twice), DiffPIR and DDRM ask it once.
+two libraries taking turns, each in processes of its own. A step is one turn of the method's own
+loop: DPS and PiGDM ask the network once and pass back through it once (deepinv asks twice), DiffPIR
+and DDRM ask it once.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 from deepinv_methods import methods
 from torch_denoiser import Preconditioned
 from torch_dit import TorchDiT
-from turns import turns
+from turns import apart, median_seconds
 
 import jaxdiff as jd
 from jaxdiff import experiment, inverse, nets, process, samplers
@@ -81,23 +82,37 @@ def theirs(model, mask, y, steps):
     return {name: lambda one=one: one(y.clone(), physics) for name, one in every.items()}
 
 
+def measure(side, args):
+    """The rates of one side, for `apart`."""
+    net, params, model = network()
+    mask = (jax.random.uniform(jax.random.key(1), (SIZE, SIZE, 1)) < 0.3).astype(jnp.float32)
+    for batch in (1, 16):
+        y = mask[None] * jax.random.uniform(jax.random.key(2), (batch, *SHAPE), minval=-1.0)
+        if side == "jaxdiff":
+            every = ours(net, params, mask, y, args.steps)
+        else:
+            every = theirs(model, mask, y, args.steps)
+        for name in ("DPS", "PiGDM", "DiffPIR", "DDRM"):
+            rate = args.steps / median_seconds(every[name], args.repeats)
+            print(f"RATE {name}, {batch}\t{rate}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--side", choices=["jaxdiff", "deepinv"], help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.side:
+        return measure(args.side, args)
     print(f"jax {jax.__version__}, torch {torch.__version__}, deepinv {deepinv.__version__}")
     print(f"{torch.get_num_threads()} threads, {jax.devices()[0].device_kind}, float32")
-    net, params, model = network()
-    mask = (jax.random.uniform(jax.random.key(1), (SIZE, SIZE, 1)) < 0.3).astype(jnp.float32)
     print("| method, batch | jaxdiff, steps/s | deepinv, steps/s | ratio |\n|---|---|---|---|")
-    for batch in (1, 16):
-        y = mask[None] * jax.random.uniform(jax.random.key(2), (batch, *SHAPE), minval=-1.0)
-        here, there = ours(net, params, mask, y, args.steps), theirs(model, mask, y, args.steps)
-        for name in here:
-            spent = turns({"jaxdiff": here[name], "deepinv": there[name]}, args.repeats)
-            a, b = (args.steps / spent[who] for who in ("jaxdiff", "deepinv"))
-            print(f"| {name}, {batch} | {a:.1f} | {b:.1f} | {a / b:.2f} |", flush=True)
+    found = apart(["jaxdiff", "deepinv"], args.rounds)
+    for name, a in found["jaxdiff"].items():
+        b = found["deepinv"][name]
+        print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.2f} |")
 
 
 if __name__ == "__main__":
